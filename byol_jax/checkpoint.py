@@ -1,0 +1,126 @@
+"""Save and restore train states with Orbax.
+
+A checkpoint is one folder a step: `state`, the arrays by name, and `meta`, a small JSON (what is
+needed to rebuild the encoder, and bookkeeping of the loop). Arrays are keyed by their path in the
+tree, so that a missing or extra one can be named.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Sharding
+
+from byol_jax.core import TrainState, Tree
+
+
+def _flat(tree: Tree) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+class Checkpoints:
+    """The checkpoints of one run, saved asynchronously.
+
+    Args:
+      folder: of the run; checkpoints lie in `folder/checkpoints/STEP`.
+      keep: how many of the newest are kept.
+      keep_every: checkpoints at multiples of this step are kept for good; 0: none.
+    """
+
+    def __init__(self, folder: Path, keep: int = 3, keep_every: int = 0) -> None:
+        self._root = (folder / "checkpoints").absolute()
+        if jax.process_index() == 0:
+            self._root.mkdir(parents=True, exist_ok=True)
+            # What a killed save left behind: Orbax renames a folder only when it is complete.
+            for left in self._root.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(left)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every or None, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(self._root, options=options)
+
+    def latest(self) -> int | None:
+        """The newest step, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
+        """Start saving; returns when the arrays have been copied, before they are on disk.
+
+        Raises:
+          RuntimeError: an earlier save failed, or Orbax would not take this one.
+        """
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(_flat(state)), meta=ocp.args.JsonSave(meta)
+        )
+        if step in self._manager.all_steps():
+            return
+        if not self._manager.save(step, args=args, force=True):
+            raise RuntimeError(f"The checkpoint of step {step} was not taken; see {self._root}.")
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The JSON saved with a step."""
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return dict(self._manager.restore(step, args=args)["meta"])
+
+    def restore(self, step: int, like: TrainState, sharding: Sharding) -> TrainState:
+        """Read a state back onto the devices, however many there were when it was saved.
+
+        Args:
+          step: a saved step.
+          like: a state (or its shapes) of the same structure.
+          sharding: how its arrays shall lie.
+
+        Raises:
+          ValueError: the saved arrays are not those of `like`; names the first few.
+        """
+        wanted = _flat(like)
+        saved = self._shapes(step)
+        bad = [k for k in wanted if k not in saved] + [k for k in saved if k not in wanted]
+        bad += [k for k in wanted if k in saved and tuple(saved[k]) != tuple(wanted[k].shape)]
+        if bad:
+            raise ValueError(
+                f"Checkpoint {step} in {self._root} does not fit this run: {len(bad)} arrays are "
+                f"missing, extra or of another shape, first {', '.join(sorted(bad)[:3])}. "
+                "It was written by another config or version."
+            )
+        target = {
+            k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding) for k, v in wanted.items()
+        }
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        flat = self._manager.restore(step, args=args)["state"]
+        structure = jax.tree_util.tree_structure(like)
+        return jax.tree_util.tree_unflatten(structure, [flat[k] for k in wanted])
+
+    def arrays(self, step: int, prefix: str) -> dict[str, np.ndarray]:
+        """The saved arrays whose names start with `prefix`, on the host, by the rest of the name."""
+        path = self._root / str(step) / "state"
+        with ocp.PyTreeCheckpointer() as reader:
+            shapes = {k: v for k, v in self._shapes(step).items() if k.startswith(prefix)}
+            restored = reader.restore(
+                path,
+                args=ocp.args.PyTreeRestore(
+                    item={k: 0 for k in shapes},
+                    restore_args={k: ocp.RestoreArgs(restore_type=np.ndarray) for k in shapes},
+                    partial_restore=True,
+                ),
+            )
+        return {k.removeprefix(prefix): np.asarray(v) for k, v in restored.items()}
+
+    def _shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        metadata = self._manager.item_metadata(step)["state"]
+        tree = getattr(metadata, "tree", metadata)
+        return {k: tuple(v.shape) for k, v in tree.items()}
+
+    def wait(self) -> None:
+        """Wait until what was saved is on disk; raises what went wrong."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, and end the background threads."""
+        self._manager.close()

@@ -1,0 +1,106 @@
+"""What the command lines share: flags of a config, and errors as one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+from byol_jax.config import default_config, flatten, nearest
+from byol_jax.loop import TrainingError
+
+# Before TensorFlow is imported by anybody: only its errors are news.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# What a wrong command line, config or input raises; anything else is our fault, with a traceback.
+USER_ERRORS = (ValueError, TrainingError, OSError, flags.Error)
+
+
+def check_overrides(argv: Sequence[str]) -> None:
+    """Refuse `--config.KEY` for a key that does not exist, naming the nearest.
+
+    Raises:
+      ValueError: the key is unknown.
+    """
+    known = flatten(default_config())
+    for arg in argv:
+        name = arg.split("=", 1)[0].lstrip("-")
+        if arg.startswith("-") and name.startswith("config."):
+            key = name.removeprefix("config.")
+            if key not in known and not key.startswith("views.overrides."):
+                raise ValueError(f"Unknown config key {key}: {nearest(key, known)}")
+
+
+def check_config_file(argv: Sequence[str]) -> None:
+    """Refuse a `--config FILE[:ARGUMENT]` that is not there, naming those beside it.
+
+    Raises:
+      ValueError: there is no such file.
+    """
+    for i, arg in enumerate(argv):
+        name, _, value = arg.partition("=")
+        if name.lstrip("-") != "config" or not arg.startswith("-"):
+            continue
+        value = value or (argv[i + 1] if i + 1 < len(argv) else "")
+        path = Path(value if Path(value).exists() else value.rsplit(":", 1)[0])
+        if not path.is_file():
+            beside = sorted(p.name for p in path.parent.glob("*.py"))
+            there = f"{path.parent} has {', '.join(beside)}" if beside else "no configs there"
+            raise ValueError(f"--config {value} does not exist; {there}.")
+
+
+def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> None:
+    """Parse the flags and call main; errors become one line `error: ...` and exit code 2.
+
+    With --debug the traceback is shown. Everything main says is on stderr; results on stdout.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    debug = "--debug" in argv
+
+    def guarded(action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except USER_ERRORS as e:
+            if debug:
+                raise
+            _fail(e)
+        except KeyboardInterrupt:
+            _fail("interrupted", 130)
+
+    def parse(args: Sequence[str]) -> list[str]:
+        def action() -> list[str]:
+            check_overrides(args)
+            check_config_file(args)
+            try:
+                return flags.FLAGS(args)
+            except flags.Error:
+                raise
+            except (AttributeError, KeyError, TypeError, ValueError, SyntaxError) as e:
+                # ml_collections raises bare errors of many kinds for a config it cannot use.
+                raise ValueError(f"{_one_line(e)} (while reading --config)") from e
+
+        return guarded(action)
+
+    logging.set_verbosity(logging.ERROR)  # of orbax, tfds and clu; --debug shows more
+    if debug:
+        logging.set_verbosity(logging.INFO)
+    app.run(lambda rest: guarded(lambda: _call(main, rest)), argv=argv, flags_parser=parse)
+
+
+def _call(main: Callable[[], int | None], rest: Sequence[str]) -> None:
+    if len(rest) > 1:
+        raise ValueError(f"Unexpected argument {rest[1]!r}; every option begins with --.")
+    sys.exit(main() or 0)
+
+
+def _one_line(error: Any) -> str:
+    return " ".join(str(error).split())
+
+
+def _fail(error: Any, code: int = 2) -> None:
+    print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""Encoders out and in: `native` (orbax, lossless), `timm` (timm and torchvision), `load` (both)."""

@@ -1,0 +1,152 @@
+"""Loading an export, whatever its form: as its parts, or as a function from images to features.
+
+Shape key: B images, H W C image, D features.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byol_jax.convert import native, timm
+from byol_jax.convert.native import EncoderInfo
+from byol_jax.core import Encoder, Tree
+from byol_jax.models import make_encoder
+
+RANGE_SLACK = 1e-6  # how far outside 0..1 a float pixel may lie: rounding of a resize
+
+
+def read_encoder(path: str | Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
+    """Read an export made by byol_jax: its own form, or timm's.
+
+    Args:
+      path: the folder.
+
+    Returns:
+      The encoder as it was trained, its parameters and statistics (NumPy, float32) and its
+      description.
+
+    Raises:
+      ValueError: no such folder, not an export, another version, damaged, or arrays that are not
+        the encoder's (all are listed).
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give the --out of byol_jax.export.")
+    if (folder / native.INFO_FILE).is_file():
+        return native.read_native(folder)
+    if (folder / timm.CONFIG_FILE).is_file() and (folder / timm.WEIGHTS_FILE).is_file():
+        return timm.read_timm(folder)
+    raise ValueError(
+        f"{folder} is not an encoder export: it has neither {native.INFO_FILE} nor "
+        f"{timm.CONFIG_FILE} with {timm.WEIGHTS_FILE}. Make one with python -m byol_jax.export."
+    )
+
+
+class LoadedEncoder:
+    """A trained encoder as a function: images -> features. Made by `load_encoder`.
+
+    dim: features D. info: its description. encoder, params, stats: its parts, the arrays on the
+    device.
+    """
+
+    def __init__(
+        self, encoder: Encoder, params: Tree, stats: Tree, info: EncoderInfo, batch_size: int
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
+        self.encoder, self.info, self.dim = encoder, info, encoder.dim
+        self.params, self.stats = jax.device_put((params, stats))
+        self._batch_size = batch_size
+        self._forward = jax.jit(self._features)
+
+    def _features(self, params: Tree, stats: Tree, images_BHWC: jax.Array) -> jax.Array:
+        x = images_BHWC.astype(jnp.float32)
+        if images_BHWC.dtype == jnp.uint8:
+            x = x / 255
+        mean, std = (jnp.asarray(v).reshape(1, 1, 1, -1) for v in (self.info.mean, self.info.std))
+        x = (x - mean) / std
+        features, _ = self.encoder.apply(params, stats, x[:, None], False)
+        return features.pooled[:, 0].astype(jnp.float32)
+
+    def __call__(self, images: Any) -> np.ndarray:
+        """Features of images, normalised as in training; no resizing, no cropping.
+
+        Args:
+          images: [B, H, W, C], uint8 (0 to 255) or floats in 0..1; any B, H and W.
+
+        Returns:
+          [B, D] float32.
+
+        Raises:
+          ValueError: another rank, type, range or number of channels, with the remedy.
+        """
+        images = _checked(np.asarray(images), self.encoder.channels)
+        size, out = self._batch_size, [np.zeros((0, self.dim), np.float32)]
+        for start in range(0, len(images), size):
+            chunk = images[start : start + size]
+            # The last chunk is filled up, so that each image size compiles once.
+            filled = np.zeros((size, *chunk.shape[1:]), chunk.dtype)
+            filled[: len(chunk)] = chunk
+            # Without this GPUs and TPUs round float32 products to about three digits.
+            with jax.default_matmul_precision("float32"):
+                features = self._forward(self.params, self.stats, filled)
+            out.append(np.asarray(features)[: len(chunk)])
+        return np.concatenate(out)
+
+
+def _checked(images: np.ndarray, channels: int) -> np.ndarray:
+    """Images as uint8 or float32 [B, H, W, channels], or a ValueError that says what to do."""
+    shape = images.shape
+    expected = f"images are {images.dtype} {list(shape)}; expected [B, H, W, {channels}]"
+    if len(shape) == 3 and shape[-1] == channels:
+        raise ValueError(f"One image was given, {list(shape)}; pass images[None].")
+    if channels == 3 and (len(shape) == 3 or (len(shape) == 4 and shape[-1] == 1)):
+        repeat = "images" if len(shape) == 4 else "images[..., None]"
+        raise ValueError(
+            f"Grey {expected}. Repeat the channel if that is meant: np.repeat({repeat}, 3, -1)."
+        )
+    if len(shape) == 4 and shape[1] == channels != shape[-1]:
+        raise ValueError(f"Channels come first: {expected}. Pass images.transpose(0, 2, 3, 1).")
+    if len(shape) != 4 or shape[-1] != channels or 0 in shape[1:]:
+        raise ValueError(f"Wrong shape: {expected}.")
+    if images.dtype == np.uint8:
+        return images
+    if not jnp.issubdtype(images.dtype, np.floating):
+        raise ValueError(
+            f"Wrong type: {expected} of uint8 or floats in 0..1. For integers in 0..255 pass "
+            "images.astype(np.uint8)."
+        )
+    if images.size:
+        low, high = float(images.min()), float(images.max())
+        if not (low >= -RANGE_SLACK and high <= 1 + RANGE_SLACK):  # written so that NaN fails too
+            raise ValueError(
+                f"Float images range from {low:g} to {high:g}; expected 0..1, not yet normalised "
+                "and without NaN. For pixels in 0..255 pass uint8 or divide by 255."
+            )
+    return images.astype(np.float32)
+
+
+def load_encoder(
+    path: str | Path, *, batch_size: int = 32, dtype: str = "float32"
+) -> LoadedEncoder:
+    """Load an export as a function: `features = load_encoder(path)(images)`.
+
+    Args:
+      path: a folder made by byol_jax.export, in its own form or timm's.
+      batch_size: images computed at a time; fewer are filled up to it.
+      dtype: of the computation: "float32", whatever it was trained in, or "bfloat16".
+
+    Returns:
+      The function [B, H, W, C] -> [B, D]; its attributes say more.
+
+    Raises:
+      ValueError: see `read_encoder`.
+    """
+    encoder, params, stats, info = read_encoder(path)
+    encoder = make_encoder(**{**encoder.config, "dtype": dtype})
+    return LoadedEncoder(encoder, params, stats, info, batch_size)

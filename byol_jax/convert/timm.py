@@ -1,0 +1,375 @@
+"""ResNets for timm and torchvision, and back: the same numbers under other names.
+
+A timm export is a folder with config.json, model.safetensors and README.md: what
+`timm.create_model("local-dir:PATH", pretrained=True)` and a model hub read. Under `byol_jax`
+config.json also holds what `load.load_encoder` needs, and the SHA-256 of the weights.
+
+Reference: torchvision:models/resnet.py and timm:models/resnet.py for names, order and padding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import traverse_util
+
+from byol_jax.convert.native import (
+    EncoderInfo,
+    build_encoder,
+    check_arrays,
+    file_sha256,
+    info_from_json,
+    read_json,
+    same_bits,
+    write_folder,
+)
+from byol_jax.core import Encoder, Tree
+
+VERSION = 1
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+COUNTER = "num_batches_tracked"  # torch's count of training batches; inference ignores it
+EXACT_IN_FLOAT32 = ("float32", "float16", "bfloat16")
+
+
+def require_exact(config: Mapping[str, Any]) -> Encoder:
+    """Build the encoder if timm and torchvision have exactly this network.
+
+    Args:
+      config: arguments of `models.make_encoder`.
+
+    Raises:
+      ValueError: they have not; says why.
+    """
+    encoder = build_encoder(config)
+    full = encoder.config
+    depth = full["name"].removeprefix("resnet")
+    reason = ""
+    if full["name"] == "tiny":
+        reason = "they have no such network"
+    elif full["width"] != 1:
+        reason = (
+            f"width {full['width']:g} widens every layer, which their ResNets cannot (wide_resnet "
+            "widens the 3x3 convolutions alone)"
+        )
+    elif full["stem"] != "imagenet":
+        reason = f"their stem is always 7x7 with stride 2 and a max-pool, not {full['stem']!r}"
+    elif full["padding"] != "torch":
+        reason = (
+            f"padding {full['padding']!r} shifts every strided layer by a pixel against theirs; "
+            "the features would differ"
+        )
+    elif full["project_first"] and depth in ("18", "34"):
+        reason = "their first stage has no projection shortcut (project_first)"
+    elif full["channels"] != 3:
+        reason = f"theirs take 3 channels, not {full['channels']}"
+    elif full["dtype"] == "float64":
+        reason = "float64 parameters do not fit into float32"
+    if reason:
+        raise ValueError(
+            f"Encoder {full['name']!r} has no exact form in timm or torchvision: {reason}. Export "
+            "it with --format orbax."
+        )
+    return encoder
+
+
+def _torch_name(path: tuple[str, ...]) -> str:
+    """("layer1_0", "downsample_conv", "kernel") -> "layer1.0.downsample.0.weight"."""
+    modules = ".".join(path[:-1]).replace("downsample_conv", "downsample.0")
+    modules = modules.replace("downsample_bn", "downsample.1").replace("_", ".")
+    return f"{modules}.{LEAVES[path[-1]]}"
+
+
+def to_state_dict(params: Tree, stats: Tree, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Rename and transpose a ResNet for torch.
+
+    Args:
+      params: the encoder's parameters, float32, kernels [H, W, in, out].
+      stats: its batch-norm statistics, float32.
+      config: arguments of `models.make_encoder`.
+
+    Returns:
+      The state dict of torchvision's model without `fc`, C-contiguous, kernels [out, in, H, W].
+
+    Raises:
+      ValueError: torch has not exactly this network, or the arrays are not the encoder's.
+    """
+    encoder = require_exact(config)
+    check_arrays(encoder, params, stats, "What is to be exported")
+    state: dict[str, np.ndarray] = {}
+    for tree in (params, stats):
+        for path, array in traverse_util.flatten_dict(tree).items():
+            array, name = np.asarray(array), _torch_name(path)
+            if array.ndim == 4:
+                array = array.transpose(3, 2, 0, 1)
+            # safetensors writes wrong values, in silence, for anything not C-contiguous.
+            state[name] = np.ascontiguousarray(array)
+            if path[-1] == "var":
+                state[name.replace(LEAVES["var"], COUNTER)] = np.zeros((), np.int64)
+    return state
+
+
+def from_state_dict(
+    state: Mapping[str, np.ndarray], config: Mapping[str, Any], *, ignore_head: bool = False
+) -> tuple[Tree, Tree]:
+    """Parameters and statistics from a ResNet's state dict; the inverse of `to_state_dict`.
+
+    Args:
+      state: arrays under torchvision's names; `num_batches_tracked` may be absent.
+      config: arguments of `models.make_encoder`.
+      ignore_head: leave out the classifier, `fc.*`; otherwise it is refused as extra.
+
+    Returns:
+      (params, stats), NumPy, float32.
+
+    Raises:
+      ValueError: torch has not exactly this network; or lists every missing, extra or misshapen
+        key, or one of a type that float32 cannot hold.
+    """
+    encoder = require_exact(config)
+    image = jax.ShapeDtypeStruct((1, 1, 64, 64, encoder.channels), jnp.float32)
+    trees = jax.eval_shape(encoder.init, jax.random.key(0), image)
+    left = dict(state)
+    faults: list[str] = []
+    out: list[Tree] = []
+    for tree in trees:
+        flat = {}
+        for path, want in traverse_util.flatten_dict(tree).items():
+            name = _torch_name(path)
+            shape = want.shape
+            if len(shape) == 4:
+                shape = tuple(shape[i] for i in (3, 2, 0, 1))
+            array = left.pop(name, None)
+            if path[-1] == "var":
+                left.pop(name.replace(LEAVES["var"], COUNTER), None)
+            if array is None:
+                faults.append(f"missing {name}")
+            elif array.shape != shape:
+                faults.append(f"{name} has shape {array.shape}, expected {shape}")
+            elif array.dtype.name not in EXACT_IN_FLOAT32:
+                faults.append(f"{name} is {array.dtype}, expected float32")
+            else:
+                array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+                flat[path] = np.array(array, np.float32, order="C")
+        out.append(traverse_util.unflatten_dict(flat))
+    extra = [k for k in sorted(left) if not (ignore_head and k.startswith("fc."))]
+    faults += [f"extra {name}" for name in extra]
+    if faults:
+        hint = ""
+        if any(k.startswith("fc.") for k in extra):
+            hint = " A classifier (fc.*) can be left out with ignore_head=True."
+        raise ValueError(
+            f"These weights do not fit encoder {encoder.config['name']!r}: {'; '.join(faults)}."
+            + hint
+        )
+    return out[0], out[1]
+
+
+def _crop_pct(size: int, resize: int) -> float:
+    """The fraction from which timm computes the shorter side `resize` again, as it rounds down."""
+    if not resize:
+        return 0.875  # ImageNet's custom, 224 of 256
+    fraction = size / resize
+    while math.floor(size / fraction) < resize:
+        fraction = math.nextafter(fraction, 0)
+    return fraction
+
+
+def timm_config(info: EncoderInfo, dim: int, sha256: str) -> dict[str, Any]:
+    """The content of config.json.
+
+    Args:
+      info: the encoder's description.
+      dim: features D.
+      sha256: of the weights file.
+    """
+    side = info.image_size
+    name = info.encoder["name"]
+    pretrained = {
+        "architecture": name,
+        "tag": "byol_jax",
+        "custom_load": False,
+        "input_size": [len(info.mean), side, side],
+        "fixed_input_size": False,
+        "interpolation": "bicubic",
+        "crop_pct": _crop_pct(side, info.resize),
+        "crop_mode": "center",
+        "mean": list(info.mean),
+        "std": list(info.std),
+        "num_classes": 0,
+        "pool_size": [-(-side // 32)] * 2,
+        "first_conv": "conv1",
+        "classifier": "fc",
+        "license": "apache-2.0",
+    }
+    return {
+        "architecture": name,
+        "num_classes": 0,
+        "num_features": dim,
+        "pretrained_cfg": pretrained,
+        "byol_jax": {"version": VERSION, "info": dataclasses.asdict(info), "sha256": sha256},
+    }
+
+
+def model_card(info: EncoderInfo, dim: int) -> str:
+    """The text of README.md: what the encoder is and how to load it.
+
+    Args:
+      info: the encoder's description.
+      dim: features D.
+    """
+    name = info.encoder["name"]
+    mean, std = (", ".join(f"{v:g}" for v in values) for values in (info.mean, info.std))
+    if name in TORCHVISION:
+        torchvision = TORCHVISION_CARD.format(name=name)
+    else:
+        torchvision = f"torchvision has no {name}; load it with timm.\n"
+    return CARD.format(
+        name=name,
+        dim=dim,
+        torchvision=torchvision,
+        method=info.method or "not recorded",
+        source=info.source or "not recorded",
+        step=info.step,
+        size=info.image_size,
+        mean=mean,
+        std=std,
+    )
+
+
+CARD = """---
+library_name: timm
+license: apache-2.0
+tags:
+- image-feature-extraction
+- self-supervised
+- timm
+- byol_jax
+---
+# {name}, pre-trained without labels
+
+An image encoder ({name}, {dim} features, no classifier) trained with byol_jax. Inference in float32
+gives the features of the JAX encoder up to rounding.
+
+| | |
+| --- | --- |
+| method | {method} |
+| data | {source} |
+| optimizer steps | {step} |
+| image size | {size} px |
+| mean | {mean} |
+| std | {std} |
+
+Images are RGB in 0..1, normalised as (image - mean) / std with the values above; they are this
+run's own, not always ImageNet's. `PATH` is this folder.
+
+## timm
+
+```python
+import timm
+
+model = timm.create_model("local-dir:PATH", pretrained=True).eval()
+config = timm.data.resolve_model_data_config(model)
+transform = timm.data.create_transform(**config, is_training=False)
+# features = model(transform(image)[None])
+```
+
+## torchvision
+
+{torchvision}
+## byol_jax
+
+```python
+import byol_jax
+
+encoder = byol_jax.load_encoder("PATH")
+# features = encoder(images)  # [B, H, W, 3], uint8 or floats in 0..1
+```
+"""
+
+TORCHVISION_CARD = """```python
+import torch
+from safetensors.torch import load_file
+from torchvision.models import {name}
+
+model = {name}()
+model.fc = torch.nn.Identity()
+model.load_state_dict(load_file("PATH/model.safetensors"))
+model.eval()
+# features = model((images - mean) / std)  # [B, 3, H, W]
+```
+"""
+
+
+def save_timm(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> None:
+    """Write an encoder as timm and torchvision load it, as a folder.
+
+    Args:
+      out: the folder to make; it may exist, empty.
+      params: the encoder's parameters, float32.
+      stats: its batch-norm statistics, float32.
+      info: what it is and how its images were normalised.
+
+    Raises:
+      ValueError: `out` holds something, timm has not exactly this network (with the reason), or
+        the arrays are not the encoder's.
+      OSError: what was written reads back differently; nothing is left behind.
+    """
+    encoder = require_exact(info.encoder)
+    info = dataclasses.replace(info, encoder=encoder.config)
+    state = to_state_dict(params, stats, info.encoder)
+
+    def fill(folder: Path) -> None:
+        weights = folder / WEIGHTS_FILE
+        safetensors.numpy.save_file(state, weights, metadata={"format": "pt"})
+        if not same_bits(state, safetensors.numpy.load_file(weights)):
+            raise OSError(f"What was written to {weights} reads back differently: a faulty disk?")
+        config = timm_config(info, encoder.dim, file_sha256(weights))
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        (folder / CARD_FILE).write_text(model_card(info, encoder.dim))
+
+    write_folder(out, fill)
+
+
+def read_timm(folder: Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
+    """Read what `save_timm` wrote; see `load.read_encoder`.
+
+    Raises:
+      ValueError: not written by byol_jax, another version, damaged, or keys that do not fit.
+    """
+    config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    ours = read_json(config).get("byol_jax")
+    if not isinstance(ours, dict) or ours.get("version") != VERSION:
+        raise ValueError(
+            f"{config} was not written by this version of byol_jax (no `byol_jax` of version "
+            f"{VERSION}), so that its normalisation and padding are not known; export again."
+        )
+    if file_sha256(weights) != ours.get("sha256"):
+        raise ValueError(
+            f"{weights} is damaged: its SHA-256 is not the one in {CONFIG_FILE}; copy or make the "
+            "export again."
+        )
+    info = info_from_json(ours.get("info"), str(config))
+    try:
+        state = safetensors.numpy.load_file(weights)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{weights} is damaged ({error}); make the export again.") from error
+    params, stats = from_state_dict(state, info.encoder)
+    return build_encoder(info.encoder, str(config)), params, stats, info

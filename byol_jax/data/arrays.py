@@ -1,0 +1,115 @@
+"""Images in a .npz file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from byol_jax.data import split as splits
+from byol_jax.data.source import Source
+
+# (images, labels) of each part, by the first that is there.
+_TRAIN = (("train_images", "train_labels"), ("x_train", "y_train"), ("images", "labels"))
+_TEST = (("test_images", "test_labels"), ("x_test", "y_test"))
+_NAMES = "images and labels, x_train, y_train, x_test and y_test, or train_images and the like"
+
+
+def open_npz(path: str, split: str, seed: int) -> Source:
+    """Open a .npz file of uint8 images [N, H, W] or [N, H, W, C] and, where there are, labels [N].
+
+    Args:
+      path: of the file. Its arrays are named images, labels; x_train, y_train, x_test, y_test; or
+        train_images, train_labels, test_images, test_labels. Labels may be missing, or -1.
+      split: "train" or "test"; without test arrays a tenth is held out, by content.
+      seed: of the pick of that tenth.
+
+    Raises:
+      ValueError: no such file, no such arrays, or of other types or shapes.
+    """
+    arrays = _load(path)
+    train, test = (_find(arrays, names) for names in (_TRAIN, _TEST))
+    if train is None:
+        have = ", ".join(sorted(arrays)) or "none"
+        raise ValueError(f"{path} has the arrays {have}; expected {_NAMES}.")
+    if split == "test" and test is not None:
+        images, labels = _check(path, arrays, test)
+    else:
+        images, labels = _check(path, arrays, train)
+    rows = None
+    if test is None:
+        held = splits.held_out([image.tobytes() for image in images], seed)
+        rows = np.flatnonzero(held if split == "test" else ~held)
+        if not len(rows):
+            raise ValueError(
+                f"{path} has {len(images)} images, too few to hold out a tenth as the {split} "
+                f"part; add test arrays ({_TEST[1][0]}, {_TEST[1][1]}) to it."
+            )
+        images, labels = images[rows], labels[rows]
+    # Counted over both parts: a class may be missing in one.
+    known = [arrays[pair[1]] for pair in (train, test) if pair and pair[1] in arrays]
+    classes = max((int(np.max(values)) + 1 for values in known if values.size), default=0)
+    return Source(
+        f"{path} {split}",
+        len(images),
+        images.shape[3],
+        classes=classes,
+        class_names=tuple(str(i) for i in range(classes)),
+        labels=labels,
+        images=images,
+        rows=rows,
+    )
+
+
+def _load(path: str) -> dict[str, np.ndarray]:
+    if not Path(path).is_file():
+        raise ValueError(f"{path!r} is no file; expected data.dir to name a .npz file.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not hasattr(file, "files"):
+                raise ValueError("it holds a single array")
+            return {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as e:
+        raise ValueError(
+            f"{path} cannot be read ({e}); expected a file written by numpy.savez, of plain arrays."
+        ) from e
+
+
+def _find(
+    arrays: dict[str, np.ndarray], names: tuple[tuple[str, str], ...]
+) -> tuple[str, str] | None:
+    return next((pair for pair in names if pair[0] in arrays), None)
+
+
+def _check(
+    path: str, arrays: dict[str, np.ndarray], pair: tuple[str, str]
+) -> tuple[np.ndarray, np.ndarray]:
+    images = arrays[pair[0]]
+    if images.dtype != np.uint8:
+        raise ValueError(
+            f"{path}: {pair[0]} is {images.dtype}; expected uint8, 0 to 255. "
+            "Floats in 0..1: np.round(x * 255).astype(np.uint8)."
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
+        raise ValueError(
+            f"{path}: {pair[0]} has the shape {arrays[pair[0]].shape}; expected [N, H, W] or "
+            "[N, H, W, C] with C 1 or 3 last, none of them 0."
+        )
+    if pair[1] not in arrays:
+        return images, np.full(len(images), -1, np.int32)
+    labels = arrays[pair[1]]
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]  # as Keras keeps them
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"{path}: {pair[1]} is {labels.dtype} {labels.shape}; expected integers "
+            f"({len(images)},), one for each image."
+        )
+    if labels.min() < -1:
+        raise ValueError(
+            f"{path}: {pair[1]} holds {labels.min()}; expected 0 and up, or -1 for unknown."
+        )
+    return images, labels.astype(np.int32)

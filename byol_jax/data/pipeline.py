@@ -1,0 +1,275 @@
+"""Batches: every image decoded once, all its views cut and augmented, in a reproducible order.
+
+Training reads images in the order of `order.py`, so that a run resumes from its position alone. An
+image that does not decode keeps its place: its row is a copy of a good one with mask 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from byol_jax.data import order
+from byol_jax.data.source import Source
+from byol_jax.views.spec import EvalSpec, ViewSpec
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Batch = dict[str, np.ndarray]
+
+# Pixels of a view that are augmented by one call: few images if they are large, to stay in the
+# cache; many if they are tiny, where calls cost more than pixels.
+_PIXELS_A_CALL = 65_536
+
+
+def steps_per_epoch(source: Source, batch_size: int, process_count: int = 1) -> int:
+    """Batches in an epoch; what does not fill a batch is left out.
+
+    Args:
+      source: the data set.
+      batch_size: global.
+      process_count: P; it matters to streams only, of which each process reads its own shards.
+
+    Returns:
+      Steps, at least 1.
+
+    Raises:
+      ValueError: the batch is larger than the data set, or not divisible by the processes.
+    """
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size is {batch_size} with {process_count} processes; expected a positive "
+            "multiple of the number of processes."
+        )
+    if batch_size > source.num_examples:
+        raise ValueError(
+            f"batch_size is {batch_size}, more than the {source.num_examples} examples of "
+            f"{source.name}; set batch_size to at most {source.num_examples}."
+        )
+    if not source.is_stream:
+        return source.num_examples // batch_size
+    lengths = [s.records for s in source.shards]
+    steps = order.stream_steps(lengths, batch_size, process_count)
+    if not steps:
+        raise ValueError(
+            f"{source.name} has {len(lengths)} shards of {min(lengths)} to {max(lengths)} records, "
+            f"too few for {process_count} processes with {batch_size // process_count} examples a "
+            "batch each; use fewer processes, a smaller batch, or more shards."
+        )
+    return steps
+
+
+def train_batches(
+    source: Source,
+    views: tuple[ViewSpec, ...],
+    *,
+    batch_size: int,
+    seed: int,
+    position: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 0,
+) -> Iterator[Batch]:
+    """This process's share of the training batches, from `position` on, for ever.
+
+    Args:
+      source: the data set.
+      views: V specs of one size, of as many channels as the images.
+      batch_size: global.
+      seed: of the order and of the views.
+      position: examples of the global order read so far, a multiple of batch_size.
+      process_index: p.
+      process_count: P.
+      threads: that make views; 0: as many as TensorFlow thinks best.
+
+    Returns:
+      Batches {"views": float32 [b, V, S, S, C], "index": int32 [b], "label": int32 [b] (-1
+      unknown), "mask": float32 [b]} with b = batch_size / P. A row that did not decode has mask 0
+      and its own index, with the views and label of the good row before it. Everything is bitwise
+      the same for the same arguments, and after a resume. Arrays are read-only.
+
+    Raises:
+      ValueError: at once if an argument does not fit; later if no row of a batch decodes, or a
+        file cannot be read at all.
+    """
+    steps = steps_per_epoch(source, batch_size, process_count)
+    _check_views(source, views)
+    start = order.locate(position, batch_size, steps)
+    if not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index is {process_index}; expected 0 to {process_count - 1}, one below "
+            "process_count."
+        )
+    from byol_jax.data import stream  # imports TensorFlow
+
+    share = batch_size // process_count
+    if source.is_stream:
+        examples = stream.shuffled_records(
+            source, share, steps, start, seed, process_index, process_count
+        )
+    else:
+
+        def rows(epoch: int) -> np.ndarray:
+            n, first = source.num_examples, start[1] if epoch == start[0] else 0
+            return order.epoch_rows(seed, epoch, n, batch_size, process_index, process_count, first)
+
+        examples = stream.shuffled_rows(rows, start[0])
+    chunk = _divisor(share, _PIXELS_A_CALL // views[0].size ** 2)
+    batches = stream.views_of(source, examples, views, seed, chunk, threads)
+    return _batches(source, stream.finish(batches, share // chunk, threads), share)
+
+
+def _batches(source: Source, data: tf.data.Dataset, share: int) -> Iterator[Batch]:
+    for raw in _readable(source, data):
+        batch = {k: v.reshape(share, *v.shape[2:]) for k, v in raw.items()}
+        yield _substitute(source, _named(source, batch))
+
+
+def eval_batches(source: Source, spec: EvalSpec, *, batch_size: int) -> Iterator[Batch]:
+    """One pass over all examples in their own order.
+
+    Arrays in memory that have the right size already do without TensorFlow.
+
+    Args:
+      source: the data set.
+      spec: the view.
+      batch_size: rows of every batch, the last one padded.
+
+    Returns:
+      Batches {"views": float32 [b, 1, S, S, C], "index": int32 [b], "label": int32 [b], "mask":
+      float32 [b]}. Rows that did not decode have mask 0, and their own index; rows that pad have
+      mask 0, index -1 and label -1.
+
+    Raises:
+      ValueError: an argument does not fit; later if a file cannot be read at all.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
+    _check_channels(source, spec)
+    images = source.images
+    if images is not None and images.shape[1:3] == (spec.size, spec.size) == (spec.resize,) * 2:
+        return _array_batches(source, images, spec, batch_size)
+    from byol_jax.data import stream  # imports TensorFlow
+
+    data = stream.finish(stream.eval_views_of(source, spec), batch_size, 0, remainder=True)
+    return _eval_batches(source, data, batch_size)
+
+
+def _eval_batches(source: Source, data: tf.data.Dataset, batch_size: int) -> Iterator[Batch]:
+    for raw in _readable(source, data):
+        batch = _named(source, {**raw, "views": raw["views"][:, None]})
+        yield _pad(batch, batch_size)
+
+
+def _array_batches(
+    source: Source, images: np.ndarray, spec: EvalSpec, batch_size: int
+) -> Iterator[Batch]:
+    mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
+    for start in range(0, source.num_examples, batch_size):
+        index = np.arange(start, min(start + batch_size, source.num_examples), dtype=np.int32)
+        views = (images[index].astype(np.float32) * np.float32(1 / 255) - mean) / std
+        ok = np.ones(len(index), bool) if source.intact is None else source.intact[index]
+        yield _pad(_named(source, {"views": views[:, None], "index": index, "ok": ok}), batch_size)
+
+
+def why_damaged(source: Source, index: int) -> str:
+    """Read one example again and say what is wrong with it; slow, for messages.
+
+    Args:
+      source: the data set.
+      index: of an example that came with mask 0.
+
+    Returns:
+      A phrase: "empty file", "20000x20000 px, more than 89478485", "does not decode: ...".
+    """
+    if source.paths is None and not source.shards:
+        return "nothing is wrong with it"
+    from byol_jax.data import stream  # imports TensorFlow
+
+    try:
+        data = stream.encoded_image(source, index)
+    except OSError as e:
+        return f"cannot be read: {e.strerror or e}"
+    return stream.what_is_wrong(data, source.channels)
+
+
+def _check_channels(source: Source, spec: ViewSpec | EvalSpec) -> None:
+    if spec.channels != source.channels:
+        raise ValueError(
+            f"The views have {spec.channels} channels and {source.name} has {source.channels}; "
+            f"expected a mean and a std of {source.channels} values."
+        )
+
+
+def _check_views(source: Source, views: tuple[ViewSpec, ...]) -> None:
+    if not views or len({v.size for v in views}) != 1:
+        sizes = ", ".join(str(v.size) for v in views) or "none"
+        raise ValueError(f"The views have the sizes {sizes}; expected one or more, of one size.")
+    for view in views:
+        _check_channels(source, view)
+
+
+def _divisor(n: int, most: int) -> int:
+    """The largest divisor of n that is at most `most`, or 1."""
+    return max(d for d in range(1, max(1, min(n, most)) + 1) if n % d == 0)
+
+
+def _readable(source: Source, data: tf.data.Dataset) -> Iterator[Batch]:
+    import tensorflow as tf
+
+    iterator = data.as_numpy_iterator()
+    while True:
+        try:
+            raw = next(iterator)
+        except StopIteration:
+            return
+        except tf.errors.OpError as e:
+            # Single images do not come here: this is a shard that is gone or corrupt.
+            raise ValueError(
+                f"{source.name} cannot be read: {e.message.splitlines()[0]}. Restore its files or "
+                "prepare it again."
+            ) from e
+        yield raw
+
+
+def _named(source: Source, batch: Batch) -> Batch:
+    """Add the labels, and turn "ok" into the mask."""
+    index = batch["index"].astype(np.int32)
+    if "label" in batch:
+        label = batch["label"]
+    elif source.labels is None:
+        label = np.full(len(index), -1, np.int32)
+    else:
+        label = source.labels[index]
+    mask = batch["ok"].astype(np.float32)
+    return {"views": batch["views"], "index": index, "label": label, "mask": mask}
+
+
+def _substitute(source: Source, batch: Batch) -> Batch:
+    """Give rows of mask 0 the views and label of the nearest good row before them, cyclic."""
+    good = np.flatnonzero(batch["mask"])
+    if len(good) == len(batch["mask"]):
+        return batch
+    if not len(good):
+        index = int(batch["index"][0])
+        raise ValueError(
+            f"None of the {len(batch['mask'])} images of a batch decodes; the first is "
+            f"{source.describe(index)}: {why_damaged(source, index)}. Check the data set."
+        )
+    # Index -1, for rows before the first good one, is the last good one.
+    before = good[np.searchsorted(good, np.arange(len(batch["mask"])), side="right") - 1]
+    return {**batch, "views": batch["views"][before], "label": batch["label"][before]}
+
+
+def _pad(batch: Batch, batch_size: int) -> Batch:
+    missing = batch_size - len(batch["index"])
+    if not missing:
+        return batch
+    fill = {"views": 0, "index": -1, "label": -1, "mask": 0}
+    return {
+        k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1), constant_values=fill[k])
+        for k, v in batch.items()
+    }

@@ -1,0 +1,198 @@
+"""tfds data sets: found, prepared where need be, and read from their TFRecord files."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import read_only_builder
+
+from byol_jax.data import decode
+from byol_jax.data.source import Shard, Source
+
+FITS = 2**31
+"""Bytes up to which a set is held in memory: decoded if its images have one size, else encoded."""
+
+# Data sets whose test labels are not public are judged on their validation split.
+_JUDGED_ON = {"imagenet2012": "validation"}
+
+
+def open_tfds(
+    name: str, data_dir: str, split: str, channels: int, *, in_memory: bool | None = None
+) -> Source:
+    """Open a tfds data set that has an `image` and, possibly, a `label`.
+
+    Args:
+      name: as tfds knows it, with config and version if wanted: "cifar10", "imagenet2012:5.1.0".
+      data_dir: where tfds keeps prepared data; "" for its own place.
+      split: "train" or "test" ("validation" where there is no test, and for ImageNet).
+      channels: 1 or 3.
+      in_memory: whether to read it at once; None: if it is at most `FITS`.
+
+    Raises:
+      ValueError: unknown, not prepared and not to be had, or not of images.
+    """
+    builder = _builder(name, data_dir)
+    info = builder.info
+    if str(info.file_format.value) != "tfrecord":
+        raise ValueError(
+            f"{name} is prepared as {info.file_format.value}; expected tfrecord: prepare it again "
+            "with tfds' file_format='tfrecord'."
+        )
+    part = _split_name(name, list(info.splits), split)
+    features = info.features if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    image = features["image"] if "image" in features else None
+    if not isinstance(image, tfds.features.Image):
+        raise ValueError(
+            f"{name} has the features {', '.join(features) or 'none'}; expected an image named 'image'."
+        )
+    label = features["label"] if "label" in features else None
+    labelled = isinstance(label, tfds.features.ClassLabel)
+    stream = Source(
+        f"{name} {part}",
+        info.splits[part].num_examples,
+        channels,
+        classes=(label.num_classes or 0) if labelled else 0,
+        class_names=tuple(label.names or ()) if labelled else (),
+        shards=tuple(
+            Shard(str(path), length)
+            for path, length in zip(
+                info.splits[part].filepaths, info.splits[part].shard_lengths, strict=True
+            )
+        ),
+    )
+    if not stream.num_examples:
+        raise ValueError(f"{stream.name} has no examples; prepare it again.")
+    if in_memory is None:
+        in_memory = info.splits[part].num_bytes <= FITS
+    return _load(stream, tuple(image.shape or ())) if in_memory else stream
+
+
+def parse(record: Any, labelled: bool) -> tuple[Any, Any]:
+    """Encoded image and label (int32, -1 without) of one serialised record, or of a batch."""
+    features = {"image": tf.io.FixedLenFeature([], tf.string)}
+    if labelled:
+        features["label"] = tf.io.FixedLenFeature([], tf.int64, -1)
+    parsed = tf.io.parse_example(record, features)
+    label = parsed["label"] if labelled else -tf.ones_like(parsed["image"], tf.int64)
+    return parsed["image"], tf.cast(label, tf.int32)
+
+
+def read_record(source: Source, index: int) -> bytes:
+    """The encoded image of one example, read anew from its shard."""
+    shard, record = source.locate(index)
+    data = tf.data.TFRecordDataset(shard.path).skip(record).take(1)
+    for serialised in data.as_numpy_iterator():
+        return parse(tf.constant([serialised]), False)[0].numpy()[0]
+    raise ValueError(
+        f"{shard.path} has no record {record}; its data set says it has {shard.records}."
+    )
+
+
+def _load(stream: Source, shape: tuple[int | None, ...]) -> Source:
+    """Read a whole set into memory; decoded, where its images have one size and fit."""
+    labelled = stream.classes > 0
+    data = tf.data.TFRecordDataset([s.path for s in stream.shards])
+    data = data.batch(1024).map(lambda r: parse(r, labelled)).prefetch(2)
+    try:
+        parts = list(data)
+    except tf.errors.OpError as e:
+        raise ValueError(
+            f"{stream.name} cannot be read ({e.message}); prepare it again with tfds."
+        ) from e
+    encoded = tf.concat([p[0] for p in parts], 0)
+    labels = np.concatenate([p[1].numpy() for p in parts])
+    if len(labels) != stream.num_examples:
+        raise ValueError(
+            f"{stream.name} holds {len(labels)} records where its own description says "
+            f"{stream.num_examples}; prepare it again with tfds."
+        )
+    fixed = len(shape) == 3 and None not in shape
+    pixels = [n or 0 for n in shape[:2]]
+    if fixed and len(labels) * int(np.prod(pixels)) * stream.channels <= FITS:
+        images, intact = _decode_all(encoded, (*pixels, stream.channels))
+        some = None if intact.all() else intact
+        return dataclasses.replace(stream, labels=labels, images=images, intact=some)
+    return dataclasses.replace(stream, labels=labels, encoded=encoded)
+
+
+def _decode_all(encoded: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Decode N images of one shape: uint8 [N, H, W, C], and which of them did decode."""
+    height, width, channels = shape
+    sides = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    start = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + sides
+    if tf.reduce_all(tf.strings.substr(encoded, 0, len(start)) == start):
+        # All headers are known to be as promised: five times as fast as looking into each.
+        one = lambda data: tf.io.decode_png(data, channels)  # noqa: E731
+    else:
+        one = lambda data: decode.decode_image(data, channels)  # noqa: E731
+
+    def exact(data: Any) -> Any:
+        return tf.ensure_shape(one(data), shape)
+
+    images = np.empty((len(encoded), *shape), np.uint8)
+    intact = np.empty(len(encoded), bool)
+
+    def fill(data: Any) -> tuple[np.ndarray, np.ndarray]:
+        at = 0
+        for pixels, ok in data.batch(1024).prefetch(2).as_numpy_iterator():
+            images[at : at + len(ok)], intact[at : at + len(ok)] = pixels, ok
+            at += len(ok)
+        return images, intact
+
+    data, blank = tf.data.Dataset.from_tensor_slices(encoded), tf.zeros(shape, tf.uint8)
+    try:
+        return fill(decode.each(data, exact, blank, safe=False))
+    except tf.errors.OpError:
+        return fill(decode.each(data, exact, blank, safe=True))
+
+
+def _builder(name: str, data_dir: str) -> Any:
+    if data_dir and not Path(data_dir).expanduser().is_dir() and "://" not in data_dir:
+        raise ValueError(f"{data_dir!r} is no folder; expected data.dir to name a tfds data_dir.")
+    where = data_dir or None
+    # Prepared data is opened without the data set's own code, and without the network. Where it is
+    # not prepared, tfds raises errors of many kinds.
+    with contextlib.suppress(Exception):
+        return read_only_builder.builder_from_files(name, data_dir=where)
+    try:
+        builder = tfds.builder(name, data_dir=where)
+    except tfds.core.registered.DatasetNotFoundError as e:
+        near = difflib.get_close_matches(name, ["digits", "folder", "npz", *tfds.list_builders()])
+        hint = f"did you mean {' or '.join(near)}?" if near else "see tfds.list_builders()."
+        raise ValueError(f"There is no data set {name!r}: {hint}") from e
+    except Exception as e:
+        raise ValueError(
+            f"{name!r} cannot be opened by tfds ({_line(e)}); check its name, config and version."
+        ) from e
+    try:
+        builder.download_and_prepare()
+    except Exception as e:
+        raise ValueError(
+            f"{name} is not prepared under {builder.data_dir}, and could not be: {_line(e)}. "
+            f"Prepare it where there is a network (tfds build {name} --data_dir=DIR) and set "
+            "data.dir to DIR."
+        ) from e
+    return builder
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200].rstrip(".")
+
+
+def _split_name(name: str, splits: list[str], split: str) -> str:
+    family = name.split(":")[0].split("/")[0]
+    wanted = ["train"] if split == "train" else [_JUDGED_ON.get(family, "test"), "validation"]
+    for candidate in wanted:
+        if candidate in splits:
+            return candidate
+    raise ValueError(
+        f"{name} has the splits {', '.join(splits) or 'none'}; expected {' or '.join(wanted)}."
+    )

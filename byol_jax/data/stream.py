@@ -1,0 +1,262 @@
+"""The tf.data side of the pipeline: from places in a data set to crops and views."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from byol_jax.data import decode, order, records
+from byol_jax.data.source import Source
+from byol_jax.views import host
+from byol_jax.views.spec import EvalSpec, ViewSpec
+
+Tensor = Any  # tf.Tensor; TensorFlow ships no usable types
+Dataset = Any  # tf.data.Dataset
+
+_NO_END = np.iinfo(np.int64).max
+
+
+def shuffled_rows(rows: Callable[[int], np.ndarray], first_epoch: int) -> Dataset:
+    """Elements {"epoch", "index"} in the order that `rows` gives for each epoch."""
+
+    def of_epoch(epoch: Tensor) -> Dataset:
+        index = tf.numpy_function(lambda e: rows(int(e)), [epoch], tf.int64)
+        index = tf.data.Dataset.from_tensor_slices(tf.ensure_shape(index, [None]))
+        return index.map(lambda i: {"epoch": epoch, "index": i})
+
+    return tf.data.Dataset.range(first_epoch, _NO_END).flat_map(of_epoch)
+
+
+def shuffled_records(
+    source: Source,
+    share: int,
+    steps: int,
+    start: tuple[int, int],
+    seed: int,
+    process_index: int,
+    process_count: int,
+) -> Dataset:
+    """Elements {"epoch", "index", "label", "data"} of a stream, in the order of `order.py`.
+
+    Args:
+      source: a stream.
+      share: examples of this process in a batch.
+      steps: batches in an epoch.
+      start: (epoch, batch) to begin with.
+      seed: of the order.
+      process_index: p.
+      process_count: P.
+    """
+    lengths = [s.records for s in source.shards]
+    own = sum(lengths[process_index::process_count])
+    used = steps * share  # of the own records, in every epoch
+
+    def plan(epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.int64]:
+        window = start[1] * share // order.WINDOW if epoch == start[0] else 0
+        skip = window * order.WINDOW
+        groups = order.stream_groups(seed, epoch, lengths, process_index, process_count, skip)
+        pieces = np.array([p for g in groups for p in g], np.int64).reshape(-1, 3)
+        ends = np.cumsum([0] + [len(g) for g in groups])
+        return pieces, ends[:-1].astype(np.int64), ends[1:].astype(np.int64), np.int64(window)
+
+    def permutation(epoch: int, window: int, size: int) -> np.ndarray:
+        return order.window_permutation(seed, int(epoch), int(window), int(size), process_index)
+
+    paths = tf.constant([s.path for s in source.shards])
+    offsets = tf.constant(np.cumsum([0, *lengths[:-1]]), tf.int64)
+    labelled = source.classes > 0
+
+    def read(piece: Tensor) -> Dataset:
+        shard, skip, count = piece[0], piece[1], piece[2]
+        data = tf.data.TFRecordDataset(paths[shard]).skip(skip).take(count)
+        return data.enumerate(offsets[shard] + skip)
+
+    def of_epoch(epoch: Tensor) -> Dataset:
+        pieces, begin, end, first = tf.numpy_function(plan, [epoch], [tf.int64] * 4)
+        pieces, first = tf.ensure_shape(pieces, [None, 3]), tf.ensure_shape(first, [])
+        groups = tf.data.Dataset.from_tensor_slices(
+            (tf.ensure_shape(begin, [None]), tf.ensure_shape(end, [None]))
+        )
+
+        def of_group(begin: Tensor, end: Tensor) -> Dataset:
+            members = tf.data.Dataset.from_tensor_slices(pieces[begin:end])
+            return members.interleave(
+                read, order.GROUP, 1, num_parallel_calls=order.GROUP, deterministic=True
+            )
+
+        def of_window(at: Tensor, window: tuple[Tensor, Tensor]) -> Dataset:
+            index, record = window
+            size = tf.shape(index, tf.int64)[0]
+            turn = tf.numpy_function(permutation, [epoch, at, size], tf.int64)
+            turn = tf.ensure_shape(turn, [None])
+            # The first window may have been read in part before.
+            seen = tf.where(epoch == start[0], start[1] * share, 0) - at * order.WINDOW
+            turn = turn[tf.maximum(tf.cast(seen, tf.int64), 0) :]
+            places = tf.data.Dataset.from_tensor_slices(turn)
+            return places.map(lambda i: (index[i], record[i]))
+
+        windows = groups.flat_map(of_group).batch(order.WINDOW).prefetch(1)
+        data = windows.enumerate(first).flat_map(of_window)
+        before = tf.where(epoch == start[0], start[1] * share, 0)
+        data = data.take(tf.cast(used - before, tf.int64))
+
+        def element(index: Tensor, record: Tensor) -> dict[str, Tensor]:
+            image, label = records.parse(record[None], labelled)
+            return {"epoch": epoch, "index": index, "label": label[0], "data": image[0]}
+
+        return data.map(element)
+
+    assert used <= own
+    return tf.data.Dataset.range(start[0], _NO_END).flat_map(of_epoch)
+
+
+def views_of(
+    source: Source,
+    examples: Dataset,
+    views: tuple[ViewSpec, ...],
+    seed: int,
+    chunk: int,
+    threads: int,
+) -> Dataset:
+    """Make the views of examples: {"views" [chunk, V, S, S, C], "index", "ok", perhaps "label"}."""
+    count, size, channels = len(views), views[0].size, source.channels
+
+    def draw(example: dict[str, Tensor]) -> dict[str, Tensor]:
+        epoch, index = example.pop("epoch"), example["index"]
+        return {**example, "u": host.uniforms(seed, epoch, index, count)}
+
+    def augment(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        crops, u = batch.pop("crops"), batch.pop("u")
+        made = [host.augment(crops[:, i], views[i], u[:, i]) for i in range(count)]
+        return {**batch, "views": tf.stack(made, axis=1)}
+
+    examples = examples.map(draw)
+    if source.images is not None:
+        images, intact = tf.constant(source.images), _intact(source)
+
+        def cut(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            index = batch["index"]
+            some, u = tf.gather(images, index), batch["u"]
+            crops = [host.crop_batch(some, views[i], u[:, i]) for i in range(count)]
+            return augment({**batch, "ok": tf.gather(intact, index), "crops": tf.stack(crops, 1)})
+
+        return examples.batch(chunk, drop_remainder=True).map(cut, **_calls(threads))
+
+    read = _reader(source)
+
+    def decode_crops(example: dict[str, Tensor]) -> Tensor:
+        return decode.decode_views(read(example), views, example["u"], channels)
+
+    crops = _decoded(examples, decode_crops, [count, size, size, channels], threads, "crops")
+    return crops.batch(chunk, drop_remainder=True).map(augment, **_calls(threads))
+
+
+def eval_views_of(source: Source, spec: EvalSpec) -> Dataset:
+    """The evaluation view of every example in order: {"views" [S, S, C], "index", "ok", ...}."""
+    index = tf.data.Dataset.range(source.num_examples)
+    if source.images is not None:
+        images, intact = tf.constant(source.images), _intact(source)
+        return index.map(
+            lambda i: {"views": host.eval_view(images[i], spec), "index": i, "ok": intact[i]},
+            **_calls(0),
+        )
+    examples = index.map(lambda i: {"index": i})
+    if source.is_stream:
+        data = tf.data.TFRecordDataset([s.path for s in source.shards]).enumerate()
+
+        def element(index: Tensor, record: Tensor) -> dict[str, Tensor]:
+            image, label = records.parse(record[None], source.classes > 0)
+            return {"index": index, "label": label[0], "data": image[0]}
+
+        examples = data.map(element)
+    read = _reader(source)
+
+    def view(example: dict[str, Tensor]) -> Tensor:
+        return host.eval_view(decode.decode_image(read(example), source.channels), spec)
+
+    return _decoded(examples, view, [spec.size, spec.size, source.channels], 0, "views")
+
+
+def finish(data: Dataset, rows: int, threads: int, remainder: bool = False) -> Dataset:
+    """Batch and prefetch, with the options that make it reproducible."""
+    options = tf.data.Options()
+    options.deterministic = True
+    # One thread an operation: sums then do not depend on the machine, and images are many.
+    options.threading.max_intra_op_parallelism = 1
+    if threads:
+        options.threading.private_threadpool_size = threads
+    return data.batch(rows, drop_remainder=not remainder).prefetch(2).with_options(options)
+
+
+def encoded_image(source: Source, index: int) -> bytes:
+    """The bytes of one example's image.
+
+    Raises:
+      OSError: its file cannot be read.
+    """
+    if source.paths is not None:
+        with open(os.path.join(source.root, source.paths[index]), "rb") as file:
+            return file.read()
+    return records.read_record(source, index)
+
+
+def what_is_wrong(data: bytes, channels: int) -> str:
+    """Why an encoded image is refused, as a phrase."""
+    if not data:
+        return "empty file"
+    try:
+        height, width = decode.header(data)
+    except tf.errors.OpError as e:
+        return f"does not decode: {_reason(e)}"
+    height, width = int(height), int(width)
+    if not 0 < height * width <= decode.MAX_PIXELS:
+        return f"{width}x{height} px, more than {decode.MAX_PIXELS}"
+    try:
+        decode.decode_image(tf.constant(data), channels)
+    except tf.errors.OpError as e:
+        return f"does not decode: {_reason(e)}"
+    return "it decodes now; was it changed, or not of the size the data set promises?"
+
+
+def _reason(error: Any) -> str:
+    text = error.message.replace("assertion failed: ", "").strip()
+    return text.splitlines()[0].removesuffix("[Op:Assert]").strip()[:200]
+
+
+def _calls(threads: int) -> dict[str, Any]:
+    return {"num_parallel_calls": threads or tf.data.AUTOTUNE, "deterministic": True}
+
+
+def _intact(source: Source) -> Tensor:
+    return tf.constant(
+        np.ones(source.num_examples, bool) if source.intact is None else source.intact
+    )
+
+
+def _reader(source: Source) -> Callable[[dict[str, Tensor]], Tensor]:
+    """How to get an example's encoded image; an unreadable file is one more damaged image."""
+    if source.paths is not None:
+        paths = tf.constant([os.path.join(source.root, p) for p in source.paths])
+        return lambda example: tf.io.read_file(paths[example["index"]])
+    if source.encoded is not None:
+        encoded = source.encoded
+        return lambda example: encoded[example["index"]]
+    return lambda example: example["data"]
+
+
+def _decoded(
+    examples: Dataset,
+    make: Callable[[dict[str, Tensor]], Tensor],
+    shape: list[int],
+    threads: int,
+    name: str,
+) -> Dataset:
+    """Replace each example's encoded image by `make` of it, zeros with "ok" False if that fails."""
+
+    def one(example: dict[str, Tensor]) -> dict[str, Tensor]:
+        rest = {k: v for k, v in example.items() if k != "data"}
+        return {**rest, name: make(example)}

@@ -1,0 +1,82 @@
+"""Run an encoder over a data set once.
+
+Shape key: N examples, H W C image, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from byol_jax.mesh import put_batch
+
+Tree = Any
+Outputs = Callable[[Tree, Any], Mapping[str, jax.Array]]
+
+
+class Extracted(NamedTuple):
+    """What was extracted: outputs by name, each [N, ...] float32, and labels [N] int32.
+
+    damaged: how many examples could not be read and are left out.
+    """
+
+    outputs: dict[str, np.ndarray]
+    labels: np.ndarray
+    damaged: int
+
+
+def extract(
+    outputs: Outputs, weights: Tree, batches: Iterable[Mapping[str, np.ndarray]], mesh: Mesh
+) -> Extracted:
+    """Apply a function to every image of one pass over the data, in order.
+
+    Args:
+      outputs: (weights, images [B, 1, H, W, C]) -> {name: [B, 1, ...]}; compiled here.
+      weights: any pytree, passed through.
+      batches: with views, label and mask; rows of mask 0 are left out.
+      mesh: the batches are divided over its devices.
+    """
+    run = jax.jit(outputs)
+    found: dict[str, list[np.ndarray]] = {}
+    labels: list[np.ndarray] = []
+    damaged = 0
+    for batch in batches:
+        mask = np.asarray(batch["mask"]) > 0
+        out = run(weights, put_batch({"views": np.asarray(batch["views"])}, mesh)["views"])
+        for name, x in out.items():
+            found.setdefault(name, []).append(np.asarray(x, np.float32)[mask, 0])
+        labels.append(np.asarray(batch["label"])[mask])
+        # Padding has index -1; any other masked row is an image that could not be read.
+        damaged += int((~mask & (np.asarray(batch["index"]) >= 0)).sum())
+    if not labels:
+        raise ValueError("There are no images to extract features from.")
+    joined = {name: np.concatenate(parts) for name, parts in found.items()}
+    return Extracted(joined, np.concatenate(labels), damaged)
+
+
+def topk_accuracy(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
+    """Top-1 and top-5 accuracy in percent; rows labelled -1 do not count."""
+    known = labels_N >= 0
+    scores, labels = scores_NK[known], labels_N[known]
+    # How many classes score higher than the right one. Ties go against us, so that a constant
+    # output is not perfect.
+    right = np.take_along_axis(scores, labels[:, None], 1)
+    rank = (scores >= right).sum(1) - 1
+    accuracy = {"top1": 100 * float((rank < 1).mean())}
+    if scores.shape[1] > 5:
+        accuracy["top5"] = 100 * float((rank < 5).mean())
+    return accuracy
+
+
+def pixels(batches: Iterable[Mapping[str, np.ndarray]]) -> Extracted:
+    """The images themselves as features, flattened: the control beside every encoder."""
+    rows, labels = [], []
+    for batch in batches:
+        mask = np.asarray(batch["mask"]) > 0
+        rows.append(np.asarray(batch["views"])[mask].reshape(mask.sum(), -1))
+        labels.append(np.asarray(batch["label"])[mask])
+    return Extracted({"h": np.concatenate(rows)}, np.concatenate(labels), 0)

@@ -1,0 +1,71 @@
+"""Weighted nearest neighbours on frozen features.
+
+Shape key: N training examples, M test examples, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from byol_jax.evals.features import topk_accuracy
+from byol_jax.losses import normalize
+
+CHUNK = 512  # test rows compared at once: 512 x 1.28 million cosines are 2.6 GB
+
+
+def neighbours(k: int, train_examples: int) -> int:
+    """The number of neighbours for a training set: `k`, at most a tenth of it, at least 1."""
+    return max(1, min(k, train_examples // 10))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _votes(
+    test_MD: Array, train_ND: Array, train_N: Array, k: int, classes: int, t: Array
+) -> Array:
+    similarity, nearest = jax.lax.top_k(test_MD @ train_ND.T, k)
+    weight = jnp.exp(similarity / t)
+    one_hot = jax.nn.one_hot(train_N[nearest], classes)
+    return jnp.einsum("mk,mkc->mc", weight, one_hot)
+
+
+def knn(
+    train_h: np.ndarray,
+    train_y: np.ndarray,
+    test_h: np.ndarray,
+    test_y: np.ndarray,
+    *,
+    classes: int,
+    k: int = 200,
+    temperature: float = 0.07,
+) -> dict[str, float]:
+    """Classify by the k nearest training features, each vote weighted by exp(cosine / t).
+
+    Args:
+      train_h, train_y: features [N, D] and labels [N]; rows labelled -1 are left out.
+      test_h, test_y: features [M, D] and labels [M].
+      classes: number of classes K.
+      k: neighbours; see `neighbours` for small sets.
+      temperature: t, above 0.
+
+    Returns:
+      {"top1", "top5", "k"}, accuracies in percent.
+
+    Reference: Wu et al. 2018; Caron et al. 2021 (facebookresearch/dino:eval_knn.py).
+    """
+    known = train_y >= 0
+    train = normalize(jnp.asarray(train_h[known], jnp.float32))
+    k = neighbours(k, len(train))
+    labels = jnp.asarray(train_y[known])
+    scores = []
+    for start in range(0, len(test_h), CHUNK):
+        part = np.asarray(test_h[start : start + CHUNK], np.float32)
+        short = CHUNK - len(part)
+        padded = normalize(jnp.asarray(np.pad(part, ((0, short), (0, 0)))))
+        votes = _votes(padded, train, labels, k, classes, jnp.float32(temperature))
+        scores.append(np.asarray(votes)[: len(part)])
+    return topk_accuracy(np.concatenate(scores), test_y) | {"k": k}

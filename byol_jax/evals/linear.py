@@ -1,0 +1,156 @@
+"""Linear evaluation and fine-tuning: `methods.supervised` with the same step and loop.
+
+Shape key: N examples, L learning rates, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from byol_jax.core import Encoder, TrainState
+from byol_jax.evals.features import extract, topk_accuracy
+from byol_jax.log import say
+from byol_jax.loop import Options, fit
+from byol_jax.methods.supervised import supervised
+from byol_jax.optim import sgd, warmup_cosine
+from byol_jax.train_step import init_state, jit_step, make_train_step
+
+Batches = Iterable[Mapping[str, np.ndarray]]
+Scorer = Callable[["Part"], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A data set as this room sees it.
+
+    examples: how many. train: (batch_size, seed) -> endless augmented batches. test: one pass of
+    centre crops.
+    """
+
+    examples: int
+    train: Callable[[int, int], Iterator[Mapping[str, np.ndarray]]]
+    test: Callable[[], Batches]
+
+
+class Parts(NamedTuple):
+    """The images of a linear evaluation.
+
+    train: all training images with the labels that may be used. sweep, validation: the same images
+    in two parts, to pick the learning rate. test: looked at once, at the end.
+    """
+
+    train: Part
+    sweep: Part
+    validation: Part
+    test: Part
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How a classifier is trained: SGD with Nesterov momentum 0.9, cosine to 0, no decay.
+
+    lrs: at batch 1024, scaled linearly. frozen: the linear protocol; otherwise the encoder learns.
+    """
+
+    lrs: tuple[float, ...]
+    epochs: int
+    batch_size: int
+    frozen: bool
+    seed: int = 0
+
+
+def _train(
+    encoder: Encoder,
+    start: tuple[Any, Any],
+    part: Part,
+    protocol: Protocol,
+    classes: int,
+    lrs: tuple[float, ...],
+    mesh: Mesh,
+) -> Scorer:
+    """Train one linear layer a learning rate; returns what scores a data set, [N, L, K]."""
+    devices = mesh.devices.size
+    batch_size = min(protocol.batch_size, part.examples) // devices * devices
+    if not batch_size:
+        raise ValueError(f"{part.examples} labelled images are too few for {devices} devices.")
+    steps = max(part.examples // batch_size, 1) * protocol.epochs
+    base = max(lrs)
+    method = supervised(
+        encoder,
+        classes,
+        frozen=protocol.frozen,
+        start=start,
+        lr_factors=tuple(lr / base for lr in lrs),
+    )
+    schedule = warmup_cosine(base * batch_size / 1024, 0, steps)
+    optimizer = sgd(schedule, nesterov=True)
+    batches = part.train(batch_size, protocol.seed)
+    first = next(batches)
+    key = jax.random.key(protocol.seed)
+    state = init_state(method, optimizer, key, first, mesh)
+    step = jit_step(make_train_step(method, optimizer), mesh)
+    what = "the linear classifier" if protocol.frozen else "fine-tuning"
+    options = Options(steps, batch_size, what=what)
+
+    def chain() -> Iterator[Mapping[str, np.ndarray]]:
+        yield first
+        yield from batches
+
+    state = fit(state, step, chain(), options, root_key=key, mesh=mesh)
+
+    def score(part: Part) -> tuple[np.ndarray, np.ndarray]:
+        def outputs(state: TrainState, images: jax.Array) -> dict[str, jax.Array]:
+            logits = method.features(state.params, state.extra, images)["logits"]
+            return {"logits": logits[:, None]}
+
+        found = extract(outputs, state, part.test(), mesh)
+        return found.outputs["logits"], found.labels
+
+    return score
+
+
+def linear(
+    encoder: Encoder,
+    start: tuple[Any, Any],
+    parts: Parts,
+    protocol: Protocol,
+    classes: int,
+    mesh: Mesh,
+) -> dict[str, float]:
+    """Pick the learning rate on a validation part, train on all, report the test accuracy.
+
+    Args:
+      encoder, start: the network, and its pre-trained (params, stats).
+      parts: the images.
+      protocol: how; frozen features are swept in one pass, fine-tuning once a learning rate.
+      classes: number of classes K.
+      mesh: the devices.
+
+    Returns:
+      {"top1", "top5", "lr", "validation_top1"}, accuracies in percent.
+
+    Reference: Grill et al. 2020, appendix D.1.
+    """
+
+    def train(part: Part, lrs: tuple[float, ...]) -> Scorer:
+        return _train(encoder, start, part, protocol, classes, lrs, mesh)
+
+    lrs = protocol.lrs
+    # Frozen features are the same for every learning rate: all are trained in one pass.
+    groups = [lrs] if protocol.frozen else [(lr,) for lr in lrs]
+    accuracy: list[float] = []
+    for group in groups:
+        scores, labels = train(parts.sweep, group)(parts.validation)
+        accuracy += [topk_accuracy(scores[:, i], labels)["top1"] for i in range(len(group))]
+    best = int(np.argmax(accuracy))
+    swept = ", ".join(f"{lr:g}: {a:.2f}" for lr, a in zip(lrs, accuracy, strict=True))
+    say(f"validation top-1 by learning rate: {swept}; training on all with {lrs[best]:g}")
+    scores, labels = train(parts.train, (lrs[best],))(parts.test)
+    result = topk_accuracy(scores[:, 0], labels)
+    return result | {"lr": lrs[best], "validation_top1": accuracy[best]}

@@ -1,0 +1,113 @@
+"""Judge the encoder of a run beside an untrained one.
+
+python -m byol_jax.evaluate --workdir DIR --protocol knn|linear|finetune|fewshot [--config.KEY=VALUE ...]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from byol_jax import cli, log
+from byol_jax.build.evaluation import PROTOCOLS, open_judge
+from byol_jax.config import default_config, load_config, nearest
+from byol_jax.run_folder import read_run
+
+
+def table(protocol: str, result: dict[str, Any]) -> str:
+    """The result as a table in plain text, accuracies in percent."""
+    if protocol == "fewshot":
+        rows = result["rows"]
+        columns = [c for c in next(iter(rows.values())) if not c.endswith("_std")]
+        lines = ["labels a class".ljust(20) + "".join(c.rjust(9) for c in columns)]
+        for name, row in rows.items():
+            lines.append(name.ljust(20) + "".join(f"{row[c]:9.1f}" for c in columns))
+        return "\n".join(lines)
+    columns = [c for c in ("top1", "top5") if c in result]
+    lines = [protocol.ljust(20) + "".join(c.rjust(9) for c in columns)]
+    for name, prefix in (("untrained encoder", "untrained_"), (result["method"], "")):
+        lines.append(name.ljust(20) + "".join(f"{result[prefix + c]:9.2f}" for c in columns))
+    return "\n".join(lines)
+
+
+def evaluate(workdir: Path, protocol: str, overrides: ConfigDict | None = None) -> dict[str, Any]:
+    """Run a protocol on a run's newest checkpoint; writes eval/PROTOCOL.json.
+
+    Args:
+      workdir: folder of the run.
+      protocol: knn, linear, finetune or fewshot.
+      overrides: the run's config with other `eval` or `data` values; None takes it as it is.
+
+    Returns:
+      What was written: `top1`, `untrained_top1` in percent, and what they were measured on.
+
+    Raises:
+      ValueError: no such protocol or run, or data without labels.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(
+            f"--protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}: "
+            f"{nearest(protocol, PROTOCOLS)}"
+        )
+    run = read_run(workdir)
+    if overrides is not None:
+        run = run._replace(config=overrides)
+    judge = open_judge(run)
+    log.say(
+        f"{protocol} of step {run.info.step} on {judge.train.num_examples:,} training and "
+        f"{judge.test.num_examples:,} test images of {run.config.data.name}"
+    )
+    with log.busy(protocol):
+        result = PROTOCOLS[protocol](run, judge)
+    result = {
+        "protocol": protocol,
+        "method": run.info.method,
+        "step": run.info.step,
+        "data": run.config.data.name,
+        "train_images": judge.train.num_examples,
+        "test_images": judge.test.num_examples,
+    } | result
+    folder = workdir / "eval"
+    folder.mkdir(exist_ok=True)
+    temporary = folder / f"{protocol}.tmp"
+    temporary.write_text(json.dumps(result, indent=2) + "\n")
+    temporary.replace(folder / f"{protocol}.json")
+    return result
+
+
+def main() -> int:
+    """The command line."""
+    if not flags.FLAGS.workdir:
+        raise ValueError("--workdir is missing; give the folder of a run.")
+    protocol = flags.FLAGS.protocol
+    result = evaluate(Path(flags.FLAGS.workdir), protocol, flags.FLAGS.config)
+    print(table(protocol, result))
+    return 0
+
+
+def _workdir(argv: list[str]) -> str:
+    for i, arg in enumerate(argv):
+        name, has_value, value = arg.partition("=")
+        if name in ("--workdir", "-workdir"):
+            return value if has_value else (argv[i + 1] if i + 1 < len(argv) else "")
+    return ""
+
+
+if __name__ == "__main__":
+    # The run's own config is the default that --config.KEY overrides; a folder that is no run is
+    # refused by main.
+    path = Path(_workdir(sys.argv)) / "config.json"
+    try:
+        start = load_config(path)
+    except ValueError:
+        start = default_config()
+    config_flags.DEFINE_config_dict("config", start)
+    flags.DEFINE_string("workdir", "", "folder of the run")
+    flags.DEFINE_string("protocol", "knn", "knn, linear, finetune or fewshot")
+    flags.DEFINE_bool("debug", False, "show tracebacks and the libraries' logs")
+    cli.run(main)

@@ -1,0 +1,151 @@
+"""Metrics out: a JSON-lines file, TensorBoard, and progress that one can watch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+HEARTBEAT_SECONDS = 20.0
+
+
+def say(text: str) -> None:
+    """Print one line of news to stderr, above a progress bar where there is one."""
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Say that something long begins, every 20 s that it goes on, and how long it took."""
+    start, done = time.monotonic(), threading.Event()
+
+    def tick() -> None:
+        while not done.wait(HEARTBEAT_SECONDS):
+            say(f"{what}: {time.monotonic() - start:.0f} s ...")
+
+    say(f"{what} ...")
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    say(f"{what}: done in {time.monotonic() - start:.1f} s")
+
+
+class Progress:
+    """A progress bar on a terminal, a plain line every ten seconds elsewhere.
+
+    Args:
+      total: steps of the run. done: steps before this start. rows: images a step.
+      plain: print lines where stderr is no terminal; False keeps silent there.
+    """
+
+    def __init__(self, total: int, done: int, rows: int, plain: bool = True) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._plain, self._rows, self._total = plain, rows, total
+        self._first_step, self._start = done, time.monotonic()
+        self._printed = self._start
+        # Without the first step, which waits for the compiler.
+        self._bar = tqdm(
+            total=total, initial=done, unit="step", disable=not self._terminal, smoothing=0.1
+        )
+
+    def start(self, step: int) -> None:
+        """Begin to count the time: the step is compiled."""
+        self._first_step, self._start = step, time.monotonic()
+        self._bar.start_t = self._bar.last_print_t = time.time()
+
+    def update(self, step: int, loss: float) -> None:
+        """Show that `step` steps are done."""
+        now = time.monotonic()
+        per_step = (now - self._start) / max(step - self._first_step, 1)
+        rate = f"{self._rows / per_step:.0f} images/s" if step > self._first_step else ""
+        if self._terminal:
+            self._bar.set_postfix_str(f"loss {loss:.4f}, {rate}", refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif self._plain and (now - self._printed > 10 or step == self._total):
+            self._printed = now
+            left = _duration(per_step * (self._total - step))
+            say(f"step {step}/{self._total}  loss {loss:.4f}  {rate}  {left} left")
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class MetricsWriter:
+    """Writes metrics.jsonl, and TensorBoard events where TensorFlow is installed.
+
+    Args:
+      folder: of the run.
+      step: the step the run goes on from; later rows of metrics.jsonl, written before the run was
+        stopped, are cut off, and so is a torn last line.
+    """
+
+    def __init__(self, folder: Path, step: int = 0) -> None:
+        self._path = folder / "metrics.jsonl"
+        cut = self._cut_back(step)
+        if cut:
+            say(f"metrics.jsonl: cut back to step {step}, {cut} later lines will be made again")
+        self._file = self._path.open("a")
+        self._board = _tensorboard(folder)
+
+    def _cut_back(self, step: int) -> int:
+        if not self._path.exists():
+            return 0
+        lines = self._path.read_text(errors="replace").splitlines(keepends=True)
+        kept = []
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if line.endswith("\n") and row["step"] <= step:
+                kept.append(line)
+        if len(kept) < len(lines):
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(kept))
+            temporary.replace(self._path)
+        return len(lines) - len(kept)
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Write one flat row; on disk when this returns, so that a checkpoint can rely on it."""
+        row = {"step": step} | {k: metrics[k] for k in sorted(metrics)}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if self._board is not None:
+            self._board.write_scalars(step, dict(metrics))
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _tensorboard(folder: Path) -> Any:
+    """Clu's asynchronous TensorBoard writer, or None (said once) where TensorFlow is missing."""
+    try:
+        from clu import metric_writers
+    except ImportError:
+        say("TensorFlow is not installed: metrics go to metrics.jsonl alone")
+        return None
+    return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))

@@ -1,0 +1,63 @@
+"""An online linear probe around any method.
+
+Shape key: B examples, V views, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from byol_jax.core import Aux, Batch, Method, Tree
+from byol_jax.losses import cross_entropy, masked_mean
+
+
+def with_probe(method: Method, classes: int, dim: int) -> Method:
+    """Train a linear classifier on the method's features, by the same step.
+
+    It reads view 1 behind a stop-gradient; its cross-entropy joins the loss with weight 1, so the
+    method's own gradients are what they were. Rows labelled -1 or masked do not count.
+
+    Args:
+      method: any method whose Aux.features has "h" [B, V, D].
+      classes: number of classes K.
+      dim: features D.
+
+    Returns:
+      The method with `params["probe"]` beside its own parameters; metrics probe/train_loss and
+      probe/train_top1 (percent). train/loss stays the method's own.
+
+    Reference: google-deepmind/deepmind-research:byol/byol_experiment.py (the classifier).
+    """
+
+    def init(key: Array, batch: Batch) -> tuple[Tree, Tree]:
+        method_key, probe_key = jax.random.split(key)
+        params, extra = method.init(method_key, batch)
+        dtype = jax.tree.leaves(params)[0].dtype
+        kernel = jax.random.normal(probe_key, (dim, classes), dtype) / dim**0.5
+        return {**params, "probe": {"kernel": kernel, "bias": jnp.zeros(classes, dtype)}}, extra
+
+    def loss(params: Tree, extra: Tree, batch: Batch, key: Array) -> tuple[Array, Aux]:
+        value, aux = method.loss(params, extra, batch, key)
+        probe = params["probe"]
+        h_BD = jax.lax.stop_gradient(aux.features["h"][:, 0]).astype(probe["kernel"].dtype)
+        logits_BK = h_BD @ probe["kernel"] + probe["bias"][None]
+        mask = batch["mask"] * (batch["label"] >= 0)
+        probe_loss = masked_mean(cross_entropy(logits_BK, batch["label"]), mask)
+        hits_B = (logits_BK.argmax(-1) == batch["label"]).astype(probe_loss.dtype)
+        metrics = {
+            "train/loss": value,
+            **aux.metrics,
+            "probe/train_loss": probe_loss,
+            "probe/train_top1": 100 * masked_mean(hits_B, mask),
+        }
+        return value + probe_loss, aux._replace(metrics=metrics)
+
+    def features(params: Tree, extra: Tree, images_NGHWC: Array) -> dict[str, Array]:
+        out = method.features(params, extra, images_NGHWC)
+        h = out["h"].astype(params["probe"]["kernel"].dtype)
+        bias = params["probe"]["bias"][None, None]
+        return {**out, "probe": h @ params["probe"]["kernel"] + bias}
+
+    return method._replace(init=init, loss=loss, features=features)

@@ -1,0 +1,143 @@
+"""Encoders by name. Linen inside, `core.Encoder` outside.
+
+Shape key: N rows, G batch-norm groups, H W C image or map, D features.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from byol_jax.core import Encoder, Features
+from byol_jax.models.init import draw_kernels
+from byol_jax.models.resnet import DEPTHS, ConvSpec, ResNet, Tiny
+
+DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32, "float64": jnp.float64}
+ENCODERS = ("tiny", *(f"resnet{depth}" for depth in DEPTHS))
+
+
+def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{what} is {value!r}; expected one of {', '.join(allowed)}.")
+
+
+def make_encoder(
+    name: str = "resnet50",
+    *,
+    width: float = 1.0,
+    stem: str = "imagenet",
+    padding: str = "torch",
+    zero_init_last: bool = False,
+    project_first: bool = False,
+    drop_path: float = 0.0,
+    remat: bool = False,
+    dtype: str = "float32",
+    channels: int = 3,
+) -> Encoder:
+    """Build an encoder.
+
+    Args:
+      name: "tiny" or "resnet18|34|50|101|152|200".
+      width: multiplies every channel count, the stem's too; 0.25 to 4.
+      stem: "imagenet" (7x7 stride 2, max-pool) or "cifar" (3x3 stride 1, no pool). ResNets only.
+      padding: "torch" (k // 2 on every side) or "same" (XLA's, for DeepMind's weights).
+      zero_init_last: start the scale of the last batch norm of each block at 0.
+      project_first: a projection shortcut in the first stage of R18 and R34, as DeepMind's has.
+      drop_path: stochastic depth, the rate of the last block, in [0, 1); needs a key in `apply`.
+      remat: recompute each block in the backward pass instead of keeping its activations.
+      dtype: of the computation: "bfloat16", "float32" (parameters and statistics are float32), or
+        "float64" (all of it; for tests).
+      channels: image channels.
+
+    Returns:
+      The encoder. `encoder.config` holds these arguments; `make_encoder(**config)` rebuilds it.
+
+    Raises:
+      ValueError: an argument is out of its range.
+    """
+    config: dict[str, Any] = {k: v for k, v in locals().items() if k != "config"}
+    _one_of("encoder.name", name, ENCODERS)
+    _one_of("encoder.stem", stem, ("imagenet", "cifar"))
+    _one_of("encoder.padding", padding, ("torch", "same"))
+    _one_of("encoder.dtype", dtype, tuple(DTYPES))
+    if not 0.25 <= width <= 4:
+        raise ValueError(f"encoder.width is {width}; expected a value from 0.25 to 4.")
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"encoder.drop_path is {drop_path}; expected a rate in [0, 1).")
+    param_dtype = jnp.float64 if dtype == "float64" else jnp.float32
+    spec = ConvSpec(padding, DTYPES[dtype], param_dtype)
+    module: nn.Module
+    if name == "tiny":
+        module, dim = Tiny(width, spec), round(128 * width)
+    else:
+        depth = int(name.removeprefix("resnet"))
+        module = ResNet(depth, width, stem, spec, zero_init_last, project_first, drop_path, remat)
+        dim = round(64 * width) * 8 * (4 if DEPTHS[depth][1] else 1)
+    return _wrap(module, dim, channels, DTYPES[dtype], config)
+
+
+def _wrap(
+    module: nn.Module, dim: int, channels: int, dtype: jnp.dtype, config: dict[str, Any]
+) -> Encoder:
+    """Put a linen module that maps [N * G, H, W, C] to stage maps behind the contract."""
+
+    def init(key: Array, images_NGHWC: Array) -> tuple[Any, Any]:
+        # Shapes are independent of N and G; one row keeps the traced forward pass small.
+        x = jnp.zeros((1, *images_NGHWC.shape[2:]), dtype)
+        out = module.init(key, x, None, 1, False)
+        return draw_kernels(key, out["params"]), out["batch_stats"]
+
+    def apply(
+        params: Any,
+        stats: Any,
+        images_NGHWC: Array,
+        train: bool,
+        key: Array | None = None,
+        keep: Array | None = None,
+    ) -> tuple[Features, Any]:
+        if keep is not None:
+            raise ValueError("A convolutional encoder cannot leave out patches (`keep`).")
+        n, g, *rest = images_NGHWC.shape
+        if rest[-1] != channels:
+            raise ValueError(
+                f"Images have {rest[-1]} channels, shape {images_NGHWC.shape}; the encoder was "
+                f"built for {channels}. Set `channels` or convert the images."
+            )
+        x = images_NGHWC.reshape(n * g, *rest).astype(dtype)
+        maps, new = module.apply(
+            {"params": params, "batch_stats": stats},
+            x,
+            key,
+            g,
+            train,
+            mutable=["batch_stats"] if train else [],
+        )
+        # The mean is taken in at least float32: 49 bfloat16 terms lose two digits.
+        pooled = maps[-1].astype(jnp.promote_types(dtype, jnp.float32)).mean((1, 2))
+        split = tuple(m.reshape(n, g, *m.shape[1:]) for m in maps)
+        return Features(pooled.reshape(n, g, dim), split), new["batch_stats"] if train else stats
+
+    return Encoder(init, apply, dim, channels, config)
+
+
+def joint(encoder: Encoder) -> Encoder:
+    """The encoder with batch-norm statistics taken over all views together."""
+
+    def apply(
+        params: Any,
+        stats: Any,
+        images_NGHWC: Array,
+        train: bool,
+        key: Array | None = None,
+        keep: Array | None = None,
+    ) -> tuple[Features, Any]:
+        n, g = images_NGHWC.shape[:2]
+        merged = images_NGHWC.reshape(n * g, 1, *images_NGHWC.shape[2:])
+        out, stats = encoder.apply(params, stats, merged, train, key, keep)
+        maps = tuple(m.reshape(n, g, *m.shape[2:]) for m in out.maps)
+        return Features(out.pooled.reshape(n, g, -1), maps), stats
+
+    return encoder._replace(apply=apply)

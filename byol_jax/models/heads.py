@@ -1,0 +1,119 @@
+"""Projection and prediction heads.
+
+Shape key: N rows, G batch-norm groups, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from byol_jax.models.init import draw_kernels
+from byol_jax.models.norm import GroupBatchNorm
+
+Tree = Any
+
+
+class Head(NamedTuple):
+    """A head as two pure functions.
+
+    init(key, x_NGD) -> (params, stats)
+    apply(params, stats, x_NGD, train) -> (y_NGD, stats)
+    """
+
+    init: Callable[[Array, Array], tuple[Tree, Tree]]
+    apply: Callable[[Tree, Tree, Array, bool], tuple[Array, Tree]]
+
+
+class _Mlp(nn.Module):
+    widths: tuple[int, ...]
+    norm: bool
+    norm_last: bool
+    hidden_bias: bool
+    last_bias: bool
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, groups: int, train: bool) -> Array:
+        for i, width in enumerate(self.widths, 1):
+            last = i == len(self.widths)
+            x = nn.Dense(
+                width,
+                use_bias=self.last_bias if last else self.hidden_bias,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                kernel_init=nn.initializers.zeros,  # drawn by init.draw_kernels
+                name=f"fc{i}",
+            )(x)
+            if self.norm_last if last else self.norm:
+                # The last norm has no offset: a shared shift of all embeddings says nothing.
+                norm = GroupBatchNorm(
+                    use_bias=not last, param_dtype=self.param_dtype, name=f"bn{i}"
+                )
+                x = norm(x, groups, train)
+            if not last:
+                x = nn.relu(x)
+        return x
+
+
+def mlp(
+    widths: tuple[int, ...],
+    *,
+    norm: bool = True,
+    norm_last: bool = False,
+    hidden_bias: bool = True,
+    last_bias: bool = False,
+    dtype: jnp.dtype = jnp.float32,
+    param_dtype: jnp.dtype = jnp.float32,
+) -> Head:
+    """A multi-layer perceptron head.
+
+    The defaults are BYOL's: Linear with bias, BN, ReLU, Linear without bias. SimCLR's has no biases
+    and BN after every layer (`hidden_bias=False, norm_last=True`).
+
+    Args:
+      widths: width of every layer, the last being the embedding's; empty: the identity.
+      norm, norm_last: batch norm after the hidden layers, after the last one.
+      hidden_bias, last_bias: bias of the linear layers.
+      dtype, param_dtype: of the computation, of the parameters.
+
+    Returns:
+      The head; it maps [N, G, D] to [N, G, widths[-1]], batch norm taking its statistics per G.
+    """
+    module = _Mlp(widths, norm, norm_last, hidden_bias, last_bias, dtype, param_dtype)
+
+    def init(key: Array, x_NGD: Array) -> tuple[Tree, Tree]:
+        n, g, d = x_NGD.shape
+        out = module.init(key, jnp.zeros((n * g, d), dtype), g, False)
+        return draw_kernels(key, out.get("params", {})), out.get("batch_stats", {})
+
+    def apply(params: Tree, stats: Tree, x_NGD: Array, train: bool) -> tuple[Array, Tree]:
+        n, g, d = x_NGD.shape
+        y, new = module.apply(
+            {"params": params, "batch_stats": stats},
+            x_NGD.reshape(n * g, d).astype(dtype),
+            g,
+            train,
+            mutable=["batch_stats"] if train else [],
+        )
+        return y.reshape(n, g, -1), new.get("batch_stats", stats) if train else stats
+
+    return Head(init, apply)
+
+
+def joint(head: Head) -> Head:
+    """The head with batch-norm statistics taken over all views together."""
+
+    def init(key: Array, x_NGD: Array) -> tuple[Tree, Tree]:
+        return head.init(key, x_NGD.reshape(-1, 1, x_NGD.shape[-1]))
+
+    def apply(params: Tree, stats: Tree, x_NGD: Array, train: bool) -> tuple[Array, Tree]:
+        y, stats = head.apply(params, stats, x_NGD.reshape(-1, 1, x_NGD.shape[-1]), train)
+        return y.reshape(*x_NGD.shape[:2], -1), stats
+
+    return Head(init, apply)

@@ -1,0 +1,167 @@
+"""Convolutional encoders: ResNets, and a tiny one for 8-pixel scans.
+
+Shape key: N rows, G batch-norm groups, H W C image or map, D features.
+Parameter names follow torchvision's (conv1, bn1, layer1_0/conv1, layer1_0/downsample_conv ...), so
+that `convert/timm.py` is a change of layout only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from byol_jax.models.norm import GroupBatchNorm
+
+# depth -> (blocks a stage, bottleneck)
+DEPTHS = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+    200: ((3, 24, 36, 3), True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvSpec:
+    """What the convolutions and norms of one network share.
+
+    padding: "torch" pads k // 2 on every side, "same" is XLA's SAME (DeepMind's weights need it).
+    dtype: of the computation. param_dtype: of parameters and running statistics.
+    """
+
+    padding: str = "torch"
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    def conv(self, features: int, kernel: int, stride: int, name: str) -> nn.Conv:
+        """A convolution without bias, kernel x kernel."""
+        pad = kernel // 2
+        return nn.Conv(
+            features,
+            (kernel, kernel),
+            (stride, stride),
+            padding="SAME" if self.padding == "same" else [(pad, pad), (pad, pad)],
+            use_bias=False,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=nn.initializers.zeros,  # drawn by init.draw_kernels
+            name=name,
+        )
+
+    def norm(self, name: str, zero_scale: bool = False) -> GroupBatchNorm:
+        """A batch norm; `zero_scale` starts its scale at 0, so that a block starts as identity."""
+        init = nn.initializers.zeros if zero_scale else nn.initializers.ones
+        return GroupBatchNorm(scale_init=init, param_dtype=self.param_dtype, name=name)
+
+
+class Block(nn.Module):
+    """A residual block, post-activation: basic (3x3, 3x3) or bottleneck (1x1, 3x3 strided, 1x1)."""
+
+    spec: ConvSpec
+    features: int  # of the 3x3 convolutions; a bottleneck gives 4 times as many
+    stride: int
+    bottleneck: bool
+    project: bool
+    zero_init_last: bool
+    drop_path: float
+
+    @nn.compact
+    def __call__(self, x: Array, key: Array | None, groups: int, train: bool) -> Array:
+        """Map x [N * G, H, W, C] to [N * G, H / stride, W / stride, features (* 4)]."""
+        spec, f = self.spec, self.features
+        layers: tuple[tuple[int, int, int], ...]  # width, kernel, stride
+        if self.bottleneck:
+            layers = ((f, 1, 1), (f, 3, self.stride), (4 * f, 1, 1))
+        else:
+            layers = ((f, 3, self.stride), (f, 3, 1))
+        shortcut = x
+        if self.project:
+            shortcut = spec.conv(layers[-1][0], 1, self.stride, "downsample_conv")(x)
+            shortcut = spec.norm("downsample_bn")(shortcut, groups, train)
+        for i, (width, kernel, stride) in enumerate(layers, 1):
+            last = i == len(layers)
+            x = spec.conv(width, kernel, stride, f"conv{i}")(x)
+            x = spec.norm(f"bn{i}", zero_scale=last and self.zero_init_last)(x, groups, train)
+            if not last:
+                x = nn.relu(x)
+        if train and self.drop_path and key is not None:
+            # Stochastic depth: the branch of an example is dropped whole, the others scaled up.
+            kept = jax.random.bernoulli(key, 1 - self.drop_path, (x.shape[0], 1, 1, 1))
+            x = x * kept.astype(x.dtype) / (1 - self.drop_path)
+        return nn.relu(x + shortcut)
+
+
+class ResNet(nn.Module):
+    """ResNet v1 with the stride on the 3x3 convolution ("v1.5").
+
+    Reference: He et al. 2016; torchvision:models/resnet.py for the layout, and
+    google-deepmind/deepmind-research:byol/utils/networks.py for `project_first`.
+    """
+
+    depth: int
+    width: float
+    stem: str
+    spec: ConvSpec
+    zero_init_last: bool
+    project_first: bool  # a projection shortcut in the first stage of R18 and R34 as well
+    drop_path: float
+    remat: bool
+
+    @nn.compact
+    def __call__(self, x: Array, key: Array | None, groups: int, train: bool) -> list[Array]:
+        """Map images [N * G, H, W, C] to the maps of the four stages."""
+        blocks, bottleneck = DEPTHS[self.depth]
+        base = round(64 * self.width)
+        spec = self.spec
+        imagenet = self.stem == "imagenet"
+        x = spec.conv(base, 7 if imagenet else 3, 2 if imagenet else 1, "conv1")(x)
+        x = nn.relu(spec.norm("bn1")(x, groups, train))
+        if imagenet:
+            pad = "SAME" if spec.padding == "same" else ((1, 1), (1, 1))
+            x = nn.max_pool(x, (3, 3), (2, 2), pad)
+        # Rematerialise whole blocks: only their inputs are kept for the backward pass.
+        block_cls = nn.remat(Block, static_argnums=(3, 4)) if self.remat else Block
+        maps, done = [], 0
+        for stage, count in enumerate(blocks):
+            for i in range(count):
+                first = i == 0
+                x = block_cls(
+                    spec,
+                    base * 2**stage,
+                    stride=2 if first and stage > 0 else 1,
+                    bottleneck=bottleneck,
+                    project=first and (stage > 0 or bottleneck or self.project_first),
+                    zero_init_last=self.zero_init_last,
+                    drop_path=self.drop_path * done / max(sum(blocks) - 1, 1),
+                    name=f"layer{stage + 1}_{i}",
+                )(x, None if key is None else jax.random.fold_in(key, done), groups, train)
+                done += 1
+            maps.append(x)
+        return maps
+
+
+class Tiny(nn.Module):
+    """Six 3x3 convolutions in three stages of 32, 64, 128 channels, for images of 8 to 32 px."""
+
+    width: float
+    spec: ConvSpec
+
+    @nn.compact
+    def __call__(self, x: Array, key: Array | None, groups: int, train: bool) -> list[Array]:
+        """Map images [N * G, H, W, C] to the maps of the three stages."""
+        del key
+        maps = []
+        for stage, features in enumerate((32, 64, 128)):
+            for i in (0, 1):
+                stride = 2 if stage > 0 and i == 0 else 1
+                name = f"stage{stage + 1}_{i}"
+                x = self.spec.conv(round(features * self.width), 3, stride, f"{name}_conv")(x)
+                x = nn.relu(self.spec.norm(f"{name}_bn")(x, groups, train))
+            maps.append(x)
+        return maps

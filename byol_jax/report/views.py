@@ -1,0 +1,65 @@
+"""views.png: what the encoder will be shown, drawn before step 1."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from byol_jax.data.pipeline import eval_batches
+from byol_jax.data.source import Source
+from byol_jax.views.spec import EvalSpec
+
+EXAMPLES = 8
+
+
+def draw_views(
+    batches: Iterator[Mapping[str, np.ndarray]], source: Source, spec: EvalSpec, path: Path
+) -> Iterator[Mapping[str, np.ndarray]]:
+    """Draw the first batch's originals and views, and give the batches on unchanged.
+
+    Args:
+      batches: training batches; the first one is read now.
+      source: where the originals come from; a stream has none to show.
+      spec: normalisation, and the centre crop of the originals.
+      path: of the PNG.
+    """
+    first = next(batches)
+    n = min(EXAMPLES, len(first["index"]))
+    columns = [_denormalise(first["views"][:n, v], spec) for v in range(first["views"].shape[1])]
+    titles = [f"view {v + 1}" for v in range(len(columns))]
+    if not source.is_stream:
+        indices = np.asarray(first["index"][:n])
+        originals = next(iter(eval_batches(source.take(indices), spec, batch_size=n)))
+        columns.insert(0, _denormalise(originals["views"][:, 0], spec))
+        titles.insert(0, "original")
+    _draw(columns, titles, path)
+    return itertools.chain([first], batches)
+
+
+def _denormalise(images: np.ndarray, spec: EvalSpec) -> np.ndarray:
+    return np.clip(images * np.asarray(spec.std) + np.asarray(spec.mean), 0, 1)
+
+
+def _draw(columns: list[np.ndarray], titles: list[str], path: Path) -> None:
+    # The object interface: pyplot would keep global state and may look for a display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    n = len(columns[0])
+    figure = Figure(figsize=(1.25 * n + 0.9, 1.35 * len(columns)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(columns), n, squeeze=False)
+    for row, (images, title) in enumerate(zip(columns, titles, strict=True)):
+        for i in range(n):
+            axis = axes[row, i]
+            grey = images.shape[-1] == 1
+            axis.imshow(images[i, ..., 0] if grey else images[i], cmap="gray", vmin=0, vmax=1)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        axes[row, 0].set_ylabel(title)
+    temporary = path.with_suffix(".tmp.png")
+    figure.savefig(temporary, dpi=100)
+    temporary.replace(path)

@@ -1,0 +1,71 @@
+"""The folder of a run: where the encoder lies in its checkpoints, and how it is read back."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from byol_jax.checkpoint import Checkpoints
+from byol_jax.config import load_config
+from byol_jax.convert.native import EncoderInfo, build_encoder, info_from_json
+from byol_jax.core import Encoder, Method, Tree
+
+
+def encoder_location(method: Method, params: Tree, extra: Tree) -> dict[str, str]:
+    """Where in a checkpoint the online encoder lies, found through the method itself."""
+
+    def names(prefix: str, tree: Tree) -> Tree:
+        def name(path: Any, _: Any) -> str:
+            return f"{prefix}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
+
+        return jax.tree_util.tree_map_with_path(name, tree)
+
+    found = method.encoder(names("params", params), names("extra", extra))
+    location = {}
+    for part, tree in zip(("params", "stats"), found, strict=True):
+        path, name = jax.tree_util.tree_flatten_with_path(tree)[0][0]
+        own = jax.tree_util.keystr(path, simple=True, separator="/")
+        location[part] = name.removesuffix(own)
+    return location
+
+
+class RunEncoder(NamedTuple):
+    """The online encoder of a run's newest checkpoint, with what it needs."""
+
+    config: ConfigDict
+    encoder: Encoder
+    params: Tree
+    stats: Tree
+    info: EncoderInfo
+
+
+def read_run(workdir: Path) -> RunEncoder:
+    """Read the encoder of a run folder: from its checkpoint alone, whatever trained it.
+
+    Raises:
+      ValueError: the folder is no run, or has no checkpoint yet.
+    """
+    config = load_config(workdir / "config.json")
+    if not (workdir / "checkpoints").is_dir():
+        raise ValueError(f"{workdir} has no checkpoints yet; train it first.")
+    saved = Checkpoints(workdir)
+    step = saved.latest()
+    if step is None:
+        raise ValueError(f"{workdir} has no checkpoints yet; train it first.")
+    meta = saved.meta(step)
+    info = info_from_json(meta["encoder"], str(workdir))
+    trees = []
+    for part in ("params", "stats"):
+        tree: dict[str, Any] = {}
+        for name, array in saved.arrays(step, meta["location"][part]).items():
+            *folders, leaf = name.split("/")
+            functools.reduce(lambda t, k: t.setdefault(k, {}), folders, tree)[leaf] = array
+        trees.append(tree)
+    saved.close()
+    if info.encoder["dtype"] == "float64":
+        jax.config.update("jax_enable_x64", True)
+    return RunEncoder(config, build_encoder(info.encoder), trees[0], trees[1], info)

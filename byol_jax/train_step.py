@@ -1,0 +1,130 @@
+"""The train step and its state, as pure functions.
+
+One root key a run: the step's key is `fold_in(root, step)`, so that no key is ever saved.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from byol_jax import mesh as meshes
+from byol_jax.core import Batch, Method, TrainState, Tree
+from byol_jax.losses import spread
+from byol_jax.optim import Optimizer
+
+Step = Callable[[TrainState, Any, Array], tuple[TrainState, dict[str, Array]]]
+Views = Callable[[Batch, Array], Batch]
+
+
+def init_state(
+    method: Method, optimizer: Optimizer, key: Array, batch: Batch, mesh: Mesh
+) -> TrainState:
+    """The state before step 0, made on the devices (init under jit, so that nothing is aliased).
+
+    Args:
+      method, optimizer: what will be trained.
+      key: of the run.
+      batch: arrays or ShapeDtypeStructs of a batch as the method sees it.
+      mesh: where the state will live, replicated.
+    """
+    shapes = jax.tree.map(
+        lambda x: (x.shape, x.dtype), dict(batch), is_leaf=lambda x: hasattr(x, "shape")
+    )
+
+    def init(key: Array) -> TrainState:
+        blank = {k: jnp.zeros(*shape_dtype) for k, shape_dtype in shapes.items()}
+        params, extra = method.init(key, blank)
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, zero, params, extra, optimizer.init(params))
+
+    return jax.jit(init, out_shardings=meshes.replicated(mesh))(key)
+
+
+def _gradients(
+    method: Method, params: Tree, extra: Tree, batch: Batch, key: Array
+) -> tuple[Tree, Tree, dict[str, Array]]:
+    """Gradients, the next extra, and metrics with the signs of collapse."""
+    grad = jax.value_and_grad(method.loss, has_aux=True)
+    (loss, aux), grads = grad(params, extra, batch, key)
+    metrics = {"train/loss": loss, **aux.metrics}
+    mask = batch["mask"]
+    for name, x_BVD in aux.features.items():
+        std, rank = spread(jax.lax.stop_gradient(x_BVD[:, 0]), mask)
+        metrics[f"features/{name}_std"] = std
+        if name != "h":
+            metrics[f"features/{name}_rank"] = rank
+    return grads, aux.extra, metrics
+
+
+def make_train_step(
+    method: Method, optimizer: Optimizer, views: Views | None = None, *, accumulate: int = 1
+) -> Step:
+    """One optimizer step as a pure function of (state, batch, root key).
+
+    Args:
+      method: what is trained.
+      optimizer: how.
+      views: makes the views on the device, (batch, key) -> batch; None where the host made them.
+      accumulate: micro-batches a step, as a scan. Schedules, moving averages and the step count go
+        by optimizer steps; batch-norm statistics and negatives are per micro-batch.
+
+    Returns:
+      step(state, batch, root_key) -> (state, metrics), metrics a flat dict of scalars:
+      train/loss, train/grad_norm, train/lr, features/{h,z}_std (1 = spread evenly over the sphere,
+      0 = collapsed), features/z_rank (participation ratio), and the method's own.
+    """
+    gradients = functools.partial(_gradients, method)
+
+    def accumulated(
+        params: Tree, extra: Tree, batch: Batch, key: Array
+    ) -> tuple[Tree, Tree, dict[str, Array]]:
+        # Rows a, a + A, a + 2A ... make micro-batch a: each device keeps its own rows.
+        def split(x: Array) -> Array:
+            return x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1)
+
+        def body(carry: tuple[Tree, Tree], xs: tuple[Tree, Array]) -> tuple[Any, Any]:
+            total, extra = carry
+            grads, extra, metrics = gradients(params, extra, xs[0], jax.random.fold_in(key, xs[1]))
+            return (jax.tree.map(jnp.add, total, grads), extra), metrics
+
+        start = (jax.tree.map(jnp.zeros_like, params), extra)
+        micro = jax.tree.map(split, dict(batch))
+        (grads, extra), metrics = jax.lax.scan(body, start, (micro, jnp.arange(accumulate)))
+        grads = jax.tree.map(lambda g: g / accumulate, grads)
+        return grads, extra, {k: v.mean(0) for k, v in metrics.items()}
+
+    def step(state: TrainState, batch: Batch, root_key: Array) -> tuple[TrainState, dict]:
+        views_key, loss_key = jax.random.split(jax.random.fold_in(root_key, state.step))
+        rows = batch["mask"].shape[0]
+        if rows % accumulate:
+            raise ValueError(f"A batch of {rows} cannot be split into {accumulate} micro-batches.")
+        if views is not None:
+            batch = views(batch, views_key)
+        compute = gradients if accumulate == 1 else accumulated
+        grads, extra, metrics = compute(state.params, state.extra, batch, loss_key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, state.step)
+        params = optax.apply_updates(state.params, updates)
+        extra, after = method.after_update(params, extra, state.step)
+        metrics |= after
+        metrics["train/grad_norm"] = optax.tree.norm(grads)
+        metrics["train/lr"] = optimizer.lr(state.step)
+        position = state.position + rows
+        return TrainState(state.step + 1, position, params, extra, opt_state), metrics
+
+    return step
+
+
+def jit_step(step: Step, mesh: Mesh) -> Step:
+    """The step compiled over a mesh: state replicated and donated, batch rows over the devices."""
+    whole, rows = meshes.replicated(mesh), meshes.rows(mesh)
+    return jax.jit(
+        step, in_shardings=(whole, rows, whole), out_shardings=(whole, whole), donate_argnums=0
+    )

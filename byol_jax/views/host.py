@@ -1,0 +1,364 @@
+"""The views made on the host, in TensorFlow: the operations of `spec.ViewSpec`, inside tf.data.
+
+Colour and blur work on planes, [N, C, H, W]: a maximum over the channels is then one pass over
+whole planes, the blur a product with a band matrix, and a view costs about a third of what it costs
+on [N, H, W, C]. Where a draw leaves an operation out, it is not computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from byol_jax.views.spec import GREY, ORDERS, UNIFORMS, EvalSpec, U, ViewSpec
+
+Tensor = Any  # tf.Tensor; TensorFlow ships no usable types
+Window = tuple[Tensor, Tensor, Tensor, Tensor]
+
+# Before any operation runs: TensorFlow takes all the memory of every GPU it sees. It refuses where
+# somebody has started it before us, and has decided.
+with contextlib.suppress(RuntimeError):
+    tf.config.set_visible_devices([], "GPU")
+
+
+def uniforms(seed: int, epoch: Tensor, index: Tensor, num_views: int) -> Tensor:
+    """The random numbers of one example's views, a function of the arguments alone.
+
+    Args:
+      seed: of the run.
+      epoch: int64 scalar, from 0.
+      index: int64 scalar, the example's place in the data set.
+      num_views: V, at most 900.
+
+    Returns:
+      float32 [V, UNIFORMS] in [0, 1).
+    """
+    # Philox is a function of (key, counter) that gives 4 numbers a count: 2**14 counts an example.
+    return tf.raw_ops.StatelessRandomUniformV2(
+        shape=[num_views, UNIFORMS],
+        key=tf.constant([seed % 2**64], tf.uint64),
+        counter=tf.cast(tf.stack([index * 2**14, epoch]), tf.uint64),
+        alg=1,
+    )
+
+
+def make_view(image: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
+    """One view of one image.
+
+    Args:
+      image: [H, W, C], uint8 0..255 or float 0..1.
+      spec: what the view is.
+      u: [UNIFORMS] in [0, 1).
+
+    Returns:
+      float32 [size, size, C], normalised.
+    """
+    if spec.affine:
+        crop = crop_affine(image[None], spec, u[None])
+    else:
+        size = tf.shape(image)
+        crop = crop_resize(image, crop_window(spec, u, size[0], size[1]), spec.size)[None]
+    return augment(crop, spec, u[None])[0]
+
+
+def crop_window(spec: ViewSpec, u: Tensor, height: Tensor, width: Tensor) -> Window:
+    """Where a view is cut from the image.
+
+    Args:
+      spec: gives area and aspect.
+      u: [..., UNIFORMS] in [0, 1).
+      height: of the image, px.
+      width: of the image, px.
+
+    Returns:
+      (top, left, height, width), int32 [...], px.
+    """
+    sides, limits = _sides(spec, u, height, width), (height, width)
+    side = [
+        tf.clip_by_value(tf.cast(tf.round(s), tf.int32), 1, n)
+        for s, n in zip(sides, limits, strict=True)
+    ]
+    place = [
+        tf.cast(u[..., U[name]] * tf.cast(n - s + 1, tf.float32), tf.int32)
+        for name, s, n in zip(("top", "left"), side, limits, strict=True)
+    ]
+    return place[0], place[1], side[0], side[1]
+
+
+def crop_resize(image: Tensor, window: Window, size: int) -> Tensor:
+    """Cut a window out of one image and resize it, bicubic.
+
+    Args:
+      image: [H, W, C], uint8 0..255 or float 0..1.
+      window: (top, left, height, width), int32 px.
+      size: side of the result, px.
+
+    Returns:
+      float32 [size, size, C] in 0..1.
+    """
+    top, left, height, width = window
+    cut = image[top : top + height, left : left + width][None]
+    # NOTE: the kernel rounds a sample's place to 1/1024 px (in exchange it takes a quarter of the
+    # time of the exact one, ScaleAndTranslate): up to 5e-4 times the slope of the image a pixel.
+    crop = tf.raw_ops.ResizeBicubic(images=cut, size=[size, size], half_pixel_centers=True)[0]
+    return tf.clip_by_value(crop * _unit(image), 0.0, 1.0)
+
+
+def crop_batch(images: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
+    """`crop_window` and an exact `crop_resize` for a batch of small images of one size.
+
+    Args:
+      images: [N, H, W, C], uint8 0..255 or float 0..1.
+      spec: what the view is, `affine` or not.
+      u: [N, UNIFORMS] in [0, 1).
+
+    Returns:
+      float32 [N, size, size, C] in 0..1.
+    """
+    if spec.affine:
+        return crop_affine(images, spec, u)
+    height, width = images.shape[1], images.shape[2]
+    top, left, h, w = crop_window(spec, u, height, width)
+    rows, columns = _keys(top, h, height, spec.size), _keys(left, w, width, spec.size)
+    planes = tf.transpose(tf.cast(images, tf.float32) * _unit(images), [0, 3, 1, 2])
+    planes = tf.matmul(tf.matmul(rows[:, None], planes), columns[:, None], transpose_b=True)
+    return tf.clip_by_value(tf.transpose(planes, [0, 2, 3, 1]), 0.0, 1.0)
+
+
+def crop_affine(images: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
+    """Crop, rotation and shift as one bilinear resampling; see `ViewSpec`.
+
+    Args:
+      images: [N, H, W, C], uint8 0..255 or float 0..1.
+      spec: what the view is.
+      u: [N, UNIFORMS] in [0, 1).
+
+    Returns:
+      float32 [N, size, size, C] in 0..1, zero outside of the image.
+    """
+    shape = tf.shape(images)
+    full_h, full_w = tf.cast(shape[1], tf.float32), tf.cast(shape[2], tf.float32)
+    h, w = _sides(spec, u, shape[1], shape[2])
+    turn = _half(u, "rotate", math.radians(spec.rotate))
+    # The centre of the window, and the steps in the image for one step in the view.
+    y = u[:, U["top"]] * (full_h - h) + h / 2 + _half(u, "shift_y", spec.shift) * full_h
+    x = u[:, U["left"]] * (full_w - w) + w / 2 + _half(u, "shift_x", spec.shift) * full_w
+    size, zero = float(spec.size), tf.zeros_like(h)
+    cos_x, sin_x = tf.cos(turn) * w / size, tf.sin(turn) * w / size
+    cos_y, sin_y = tf.cos(turn) * h / size, tf.sin(turn) * h / size
+    first = 0.5 - size / 2  # the first pixel's centre, from the centre of the view
+    rows = [
+        cos_x, -sin_y, x + (cos_x - sin_y) * first - 0.5,
+        sin_x, cos_y, y + (sin_x + cos_y) * first - 0.5,
+        zero, zero,
+    ]  # fmt: skip
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(images, tf.float32) * _unit(images),
+        transforms=tf.stack(rows, axis=1),
+        output_shape=[spec.size, spec.size],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+    )
+
+
+def augment(images: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
+    """All of a view but the crop: flip, colours, blur, solarize, normalise.
+
+    Args:
+      images: float32 [N, H, W, C] in 0..1, with N and C known when traced.
+      spec: what the view is.
+      u: [N, UNIFORMS] in [0, 1).
+
+    Returns:
+      float32 [N, H, W, C], normalised.
+    """
+    x = tf.transpose(images, [0, 3, 1, 2])
+    x = _sometimes(spec.flip, u[:, U["flip"]], lambda x: tf.reverse(x, [3]), x)
+    if spec.jitter:
+        x = _jitter(x, spec, u)
+    x = _sometimes(spec.grey, u[:, U["grey"]], _grey, x)
+    if spec.blur:
+        sigma = _range(u[:, U["sigma"]], *spec.sigma)
+        x = _sometimes(spec.blur, u[:, U["blur"]], lambda x, s: _blur(x, s, spec.kernel), x, sigma)
+    # For x in 0..1 the smaller of x and 1 - x is what "x < 0.5 ? x : 1 - x" chooses.
+    x = _sometimes(spec.solarize, u[:, U["solarize"]], lambda x: tf.minimum(x, 1.0 - x), x)
+    return tf.transpose(_normalise(x, spec, [-1, 1, 1]), [0, 2, 3, 1])
+
+
+def eval_view(image: Tensor, spec: EvalSpec) -> Tensor:
+    """The centre of one image, as `EvalSpec` says.
+
+    Args:
+      image: [H, W, C], uint8 0..255 or float 0..1.
+      spec: sizes and normalisation.
+
+    Returns:
+      float32 [size, size, C], normalised.
+    """
+    sides = tf.cast(tf.shape(image)[:2], tf.float32)
+    scale = spec.resize / tf.reduce_min(sides)
+    # Whole pixels, so that an image that has the right size already is only cut.
+    offset = tf.floor((sides * scale - spec.size) / 2)
+    crop = tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=[spec.size, spec.size],
+        scale=tf.stack([scale, scale]),
+        translation=-offset,
+        kernel_type="keyscubic",
+        antialias=False,
+    )[0]
+    return _normalise(tf.clip_by_value(crop * _unit(image), 0.0, 1.0), spec, [-1])
+
+
+def _unit(image: Tensor) -> float:
+    return 1.0 / 255.0 if image.dtype == tf.uint8 else 1.0
+
+
+def _range(u: Tensor, low: float, high: float) -> Tensor:
+    return low + (high - low) * u
+
+
+def _half(u: Tensor, name: str, width: float) -> Tensor:
+    return width * (2.0 * u[..., U[name]] - 1.0)
+
+
+def _sides(spec: ViewSpec, u: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """Height and width of the window as real numbers, at most the image's."""
+    height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    area = _range(u[..., U["area"]], *spec.area) * height * width
+    aspect = tf.exp(_range(u[..., U["aspect"]], *(math.log(a) for a in spec.aspect)))
+    return tf.minimum(tf.sqrt(area / aspect), height), tf.minimum(tf.sqrt(area * aspect), width)
+
+
+def _keys(start: Tensor, length: Tensor, full: int, size: int) -> Tensor:
+    """Bicubic weights [N, size, full] that resize the window `start`, `length` to `size`."""
+    start, length = tf.cast(start, tf.float32), tf.cast(length, tf.float32)
+    step = length / size
+    at = (tf.range(size, dtype=tf.float32) + 0.5)[None] * step[:, None] - 0.5 + start[:, None]
+    taps = tf.range(full, dtype=tf.float32)
+    d = tf.abs(at[:, :, None] - taps)
+    near = (1.5 * d - 2.5) * d * d + 1.0
+    far = ((-0.5 * d + 2.5) * d - 4.0) * d + 2.0
+    weights = tf.where(d <= 1.0, near, tf.where(d < 2.0, far, 0.0))
+    # The window is cut first: what lies beside it has no weight.
+    inside = (taps >= start[:, None]) & (taps < (start + length)[:, None])
+    weights = weights * tf.cast(inside, tf.float32)[:, None]
+    return weights / tf.reduce_sum(weights, axis=2, keepdims=True)
+
+
+def _apply(rows: Tensor, op: Callable[..., Tensor], x: Tensor, *amounts: Tensor) -> Tensor:
+    """Apply `op` to the rows [N] that are true, and compute it for no other."""
+    if x.shape[0] == 1:
+        return tf.cond(rows[0], lambda: op(x, *amounts), lambda: x)
+    at = tf.where(rows)
+    changed = op(*(tf.gather(v, at[:, 0]) for v in (x, *amounts)))
+    return tf.tensor_scatter_nd_update(x, at, changed)
+
+
+def _sometimes(
+    probability: float, u: Tensor, op: Callable[..., Tensor], x: Tensor, *amounts: Tensor
+) -> Tensor:
+    if probability == 0:
+        return x
+    return op(x, *amounts) if probability == 1 else _apply(u < probability, op, x, *amounts)
+
+
+def _jitter(x: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
+    """Brightness, contrast, saturation and hue in the order that each row draws."""
+    named: Sequence[tuple[str, Callable[..., Tensor], float]] = (
+        ("brightness", _multiply if spec.brightness_scales else _add, spec.brightness),
+        ("contrast", _contrast, spec.contrast),
+        ("saturation", _saturation, spec.saturation),
+        ("hue", _hue, spec.hue),
+    )
+    present = [k for k, (_, _, strength) in enumerate(named) if strength]
+    if not present:
+        return x
+    amounts = {k: _half(u, named[k][0], named[k][2])[:, None, None] for k in present}
+    # Of the four, those with no strength are left out of the orders.
+    orders = tf.constant([[k for k in order if k in present] for order in ORDERS])
+    drawn = tf.gather(orders, tf.cast(u[:, U["order"]] * len(ORDERS), tf.int32))
+    drawn = tf.where(u[:, U["jitter"], None] < spec.jitter, drawn, -1)
+    for slot in range(len(present)):
+        for k in present:
+            x = _apply(drawn[:, slot] == k, named[k][1], x, amounts[k])
+    return x
+
+
+def _clip(x: Tensor) -> Tensor:
+    return tf.clip_by_value(x, 0.0, 1.0)
+
+
+# The jitter operations: x [N, C, H, W] in 0..1, amount [N, 1, 1].
+def _add(x: Tensor, amount: Tensor) -> Tensor:
+    return _clip(x + amount[:, None])
+
+
+def _multiply(x: Tensor, amount: Tensor) -> Tensor:
+    return _clip(x * (1.0 + amount[:, None]))
+
+
+def _contrast(x: Tensor, amount: Tensor) -> Tensor:
+    mean = tf.reduce_mean(x, axis=[2, 3], keepdims=True)
+    return _clip((x - mean) * (1.0 + amount[:, None]) + mean)
+
+
+def _extremes(planes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    r, g, b = planes
+    return tf.maximum(tf.maximum(r, g), b), tf.minimum(tf.minimum(r, g), b)
+
+
+def _saturation(x: Tensor, amount: Tensor) -> Tensor:
+    # HSV with s = (v - low) / v clipped at 1 after scaling: every channel keeps its share of the
+    # way from v, the largest, down, and the way is stretched by min(factor, v / (v - low)).
+    planes = tf.unstack(x, axis=1)
+    v, low = _extremes(planes)
+    stretch = tf.minimum(1.0 + amount, v / tf.maximum(v - low, 1e-12))
+    return _clip(tf.stack([v - (v - plane) * stretch for plane in planes], axis=1))
+
+
+def _hue(x: Tensor, amount: Tensor) -> Tensor:
+    r, g, b = planes = tf.unstack(x, axis=1)
+    v, low = _extremes(planes)
+    chroma = v - low
+    is_r = tf.cast(r >= v, tf.float32)
+    is_g = tf.cast(g >= v, tf.float32) * (1.0 - is_r)
+    is_b = 1.0 - is_r - is_g
+    # In sixths of a turn: red is 0, green 2, blue 4. Masks instead of `where`, which is slower.
+    turn = is_r * (g - b) + is_g * (b - r) + is_b * (r - g)
+    h = turn / tf.maximum(chroma, 1e-12) + 2.0 * is_g + 4.0 * is_b + 6.0 * amount
+    h = h - 6.0 * tf.floor(h * (1.0 / 6.0))
+    shares = (tf.abs(h - 3.0) - 1.0, 2.0 - tf.abs(h - 2.0), 2.0 - tf.abs(h - 4.0))
+    return _clip(tf.stack([low + chroma * _clip(s) for s in shares], axis=1))
+
+
+def _grey(x: Tensor) -> Tensor:
+    r, g, b = tf.unstack(x, axis=1)
+    grey = GREY[0] * r + GREY[1] * g + GREY[2] * b
+    return tf.stack([grey, grey, grey], axis=1)
+
+
+def _blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
+    """Gaussian blur of `kernel` taps with zeros beyond the border: K x K', K a band matrix."""
+    reach = kernel // 2
+    taps = tf.exp(-(tf.range(reach + 1, dtype=tf.float32) ** 2) / (2.0 * sigma[:, None] ** 2))
+    taps = taps / (2.0 * tf.reduce_sum(taps, axis=1, keepdims=True) - taps[:, :1])
+    taps = tf.pad(taps, [[0, 0], [0, 1]])  # one more tap, of no weight, for all that is farther
+    sides = []
+    for axis in (2, 3):
+        at = tf.range(x.shape[axis])
+        distance = tf.minimum(tf.abs(at[:, None] - at[None, :]), reach + 1)
+        sides.append(tf.gather(taps, distance, axis=1)[:, None])
+    return tf.matmul(tf.matmul(sides[0], x), sides[1])
+
+
+def _normalise(x: Tensor, spec: ViewSpec | EvalSpec, shape: Sequence[int]) -> Tensor:
+    if all(m == 0 for m in spec.mean) and all(s == 1 for s in spec.std):
+        return x
+    mean, std = (tf.reshape(tf.constant(v, tf.float32), shape) for v in (spec.mean, spec.std))
+    return (x - mean) / std

@@ -1,0 +1,109 @@
+"""Exports in timm and torchvision themselves; needs the `parity` extra in an environment."""
+
+import re
+
+import pytest
+
+REASON = "the parity extra is not installed (pip install -e .[parity], gigabytes)"
+timm = pytest.importorskip("timm", reason=REASON)
+torchvision = pytest.importorskip("torchvision", reason=REASON)
+
+import safetensors.torch  # noqa: E402
+import torch  # noqa: E402
+from torch_resnet import (  # noqa: E402
+    TorchResNet,
+    photo_crops,
+    relative_error,
+    torch_features,
+    trained_like,
+)
+
+from byol_jax.convert.load import LoadedEncoder  # noqa: E402
+from byol_jax.convert.native import EncoderInfo  # noqa: E402
+from byol_jax.convert.timm import TORCHVISION, save_timm  # noqa: E402
+from byol_jax.models import make_encoder  # noqa: E402
+
+MEAN, STD = (0.41, 0.47, 0.52), (0.21, 0.28, 0.33)
+NAMES = (*TORCHVISION, "resnet200")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def export(request, tmp_path_factory):
+    """(name, folder, JAX encoder) of an export with random batch norms."""
+    name = request.param
+    folder = tmp_path_factory.mktemp("parity") / name
+    encoder = make_encoder(name)
+    params, stats = trained_like(encoder, seed=1)
+    info = EncoderInfo({"name": name}, 224, MEAN, STD, resize=240)
+    save_timm(folder, params, stats, info)
+    # With the weights as trained, not read back: two wrongs must not agree.
+    return name, folder, LoadedEncoder(encoder, params, stats, info, 4)
+
+
+def errors(encoder, model):
+    """Relative errors against the JAX encoder, on photographs, at 224 px and an odd size."""
+    found = []
+    for size in (224, 157):
+        images = photo_crops(4, size)
+        theirs = torch_features(model, images, encoder.info)
+        found.append(relative_error(encoder(images), theirs))
+    return found
+
+
+def test_timm(export):
+    """Fails if config.json names another architecture, or keys differ from timm's."""
+    name, folder, encoder = export
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    found = errors(encoder, model)
+    print(f"parity {name} timm {timm.__version__}: {found}")
+    assert max(found) < 1e-4
+    # Strict: with num_classes 0 timm's model has these keys and no others.
+    model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    config = timm.data.resolve_model_data_config(model)
+    assert (tuple(config["mean"]), tuple(config["std"])) == (MEAN, STD)
+    transform = timm.data.create_transform(**config, is_training=False)
+    assert transform.transforms[0].size == 240
+    assert tuple(transform.transforms[1].size) == (224, 224)
+
+
+def test_torchvision(export):
+    """Fails if a key differs from torchvision's."""
+    name, folder, encoder = export
+    if name not in TORCHVISION:
+        assert not hasattr(torchvision.models, name)
+        return
+    model = getattr(torchvision.models, name)()
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    loaded = model.load_state_dict(state, strict=False)
+    assert sorted(loaded.missing_keys) == ["fc.bias", "fc.weight"]
+    assert not loaded.unexpected_keys
+    # The always-run oracle names its parts as torchvision does.
+    own = TorchResNet(int(name.removeprefix("resnet"))).state_dict()
+    assert [*own] == [k for k in model.state_dict() if not k.startswith("fc.")]
+    model.fc = torch.nn.Identity()
+    found = errors(encoder, model)
+    print(f"parity {name} torchvision {torchvision.__version__}: {found}")
+    assert max(found) < 1e-4
+
+
+@pytest.mark.parametrize("export", ["resnet18"], indirect=True)
+def test_card_runs(export):
+    """Fails if the code of the model card does not run as it stands."""
+    _, folder, encoder = export
+    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    for code in blocks[:2]:
+        names = {}
+        exec(code.replace("PATH", str(folder)), names)
+        found = errors(encoder, names["model"])
+        assert max(found) < 1e-4
+    assert "byol_jax.load_encoder" in blocks[2]
+
+
+@pytest.mark.parametrize("export", ["resnet50"], indirect=True)
+def test_one_wrong_number_is_seen(export):
+    """A test of the tests: one running mean of a deep network, off by a tenth."""
+    _, folder, encoder = export
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    model.layer2[1].bn2.running_mean.data[7] += 0.1
+    assert min(errors(encoder, model)) > 1e-4

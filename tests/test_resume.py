@@ -1,0 +1,145 @@
+"""A run killed at any moment and started again ends bitwise equal to one never stopped."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from byol_jax.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[1]
+STEPS = 60
+
+
+def command(workdir, *more):
+    return [
+        *(sys.executable, "-m", "byol_jax.train"),
+        *("--config", "configs/digits.py", "--workdir", str(workdir)),
+        *("--config.epochs=6", "--config.log_every=1", "--config.checkpoint_every=7"),
+        *("--config.keep=2", "--config.evaluate_every=2", "--config.encoder.width=0.25"),
+        *more,
+    ]
+
+
+def start(workdir, *more):
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return subprocess.Popen(
+        command(workdir, *more),
+        cwd=ROOT,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(workdir, *more):
+    process = start(workdir, *more)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return err
+
+
+def arrays(workdir):
+    saved = Checkpoints(workdir)
+    assert saved.latest() == STEPS
+    out = saved.arrays(STEPS, "")
+    saved.close()
+    return out
+
+
+def rows(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines
+    ]
+
+
+def steps_done(workdir):
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(folder)
+    return folder
+
+
+def assert_equal(workdir, undisturbed):
+    ours, theirs = arrays(workdir), arrays(undisturbed)
+    assert ours.keys() == theirs.keys()
+    assert any("momentum" in k or "trace" in k for k in ours), "the optimizer's state is saved"
+    assert any(k.startswith("extra/target") for k in ours)
+    assert any(k.startswith("params/probe") for k in ours)
+    different = [k for k in ours if not np.array_equal(ours[k], theirs[k])]
+    assert different == []
+    assert rows(workdir) == rows(undisturbed)
+
+
+def test_killed_at_random_moments(tmp_path, undisturbed):
+    """Fails if any state, or the place in the data order, is not saved or not restored."""
+    random.seed(0)
+    kills = 0
+    for target in (random.randint(1, 14), random.randint(22, 34), random.randint(42, 55)):
+        process = start(tmp_path)
+        while steps_done(tmp_path) < target and process.poll() is None:
+            time.sleep(0.01)
+        # Anywhere between two steps, or in a save.
+        time.sleep(random.random() * 0.1)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate()
+    assert kills == 3
+    assert "resumed from step" in finish(tmp_path)
+    assert_equal(tmp_path, undisturbed)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, undisturbed):
+    """Fails if a stop loses steps, or exits as if the run were complete."""
+    process = start(tmp_path)
+    while steps_done(tmp_path) < 10:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "Traceback" not in err
+    saved = Checkpoints(tmp_path)
+    step = saved.latest()
+    saved.close()
+    assert 10 <= step < STEPS
+    assert f"saved step {step}" in err
+    assert f"resumed from step {step}" in finish(tmp_path)
+    assert_equal(tmp_path, undisturbed)
+
+
+def test_another_config_is_refused_and_some_keys_may_change(undisturbed):
+    """Fails if a changed key is taken over in silence, or log_every is refused."""
+    process = start(undisturbed, "--config.optimizer.lr=0.3")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "optimizer.lr: 0.2 -> 0.3" in err
+    finish(undisturbed, "--config.log_every=5", "--config.keep=3")
+    config = json.loads((undisturbed / "config.json").read_text())
+    assert config["optimizer"]["lr"] == 0.2
+
+
+def test_the_saved_state_fits_another_number_of_devices(undisturbed):
+    """Fails if the sharding of the saving run is baked in."""
+    from byol_jax.mesh import make_mesh, replicated
+
+    saved = Checkpoints(undisturbed)
+    like = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in saved.arrays(STEPS, "").items()}
+    mesh = make_mesh(jax.devices()[:4])
+    restored = saved.restore(STEPS, like, replicated(mesh))
+    saved.close()
+    assert all(x.sharding.mesh == mesh for x in restored.values())

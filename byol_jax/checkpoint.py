@@ -43,7 +43,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, keep_period=keep_every or None, enable_async_checkpointing=True
         )
-        self._manager = ocp.CheckpointManager(self._root, options=options)
+        # Named handlers, so that a manager that has not saved anything can read metadata too.
+        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self._root, options=options, item_handlers=handlers)
 
     def latest(self) -> int | None:
         """The newest step, or None."""

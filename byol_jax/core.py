@@ -100,3 +100,7 @@ class TrainState:
     params: Tree
     extra: Tree
     opt_state: Tree
+
+
+Step = Callable[[TrainState, Any, Array], tuple[TrainState, dict[str, Array]]]
+"""(state, batch, root key) -> (state, metrics)."""

@@ -16,9 +16,8 @@ from jax import Array
 from jax.sharding import Mesh
 
 from byol_jax import log
-from byol_jax.core import TrainState
+from byol_jax.core import Step, TrainState
 from byol_jax.mesh import put_batch
-from byol_jax.train_step import Step
 
 Metrics = dict[str, float]
 
@@ -155,9 +154,9 @@ def fit(
     if first >= total:
         return state
     progress = log.Progress(total, first, options.batch_size, plain=not quiet)
-    row = _Row(options, hooks, damage, progress)
+    row = _Row(options, hooks, progress)
     feed = _feed(batches, mesh)
-    pending: tuple[int, dict[str, Array]] | None = None
+    pending: tuple[int, dict[str, Array], Metrics] | None = None
     try:
         for step in range(first + 1, total + 1):
             waiting = time.monotonic()
@@ -172,7 +171,8 @@ def fit(
                     row.begin(step)
             if pending is not None:
                 row.settle(*pending)
-            pending = (step, metrics)
+            # Counted now: when this row is written, the next batch has been read already.
+            pending = (step, metrics, {"data/damaged": len(damage.seen)} if damage else {})
             last = step == total
             stopping = stop is not None and stop.signal
             evaluating = hooks.evaluate is not None and (last or _due(step, options.evaluate_every))
@@ -193,10 +193,8 @@ def fit(
 class _Row:
     """Turns the metrics of a step into a row, and checks them."""
 
-    def __init__(
-        self, options: Options, hooks: Hooks, damage: Damage | None, progress: log.Progress
-    ) -> None:
-        self.options, self.hooks, self.damage, self.progress = options, hooks, damage, progress
+    def __init__(self, options: Options, hooks: Hooks, progress: log.Progress) -> None:
+        self.options, self.hooks, self.progress = options, hooks, progress
         self.waited, self.since, self.since_step = 0.0, time.monotonic(), 0
         self.warned = False
 
@@ -209,6 +207,7 @@ class _Row:
         self,
         step: int,
         metrics: dict[str, Array],
+        known: Metrics,
         evaluate: Callable[[TrainState], Metrics] | None = None,
         state: TrainState | None = None,
     ) -> None:
@@ -224,10 +223,8 @@ class _Row:
             self.since += time.monotonic() - start
         due = _due(step, self.options.log_every) or step == self.options.total_steps
         if due or evaluate is not None:
-            if self.damage is not None:
-                values["data/damaged"] = len(self.damage.seen)
             if self.hooks.write is not None:
-                self.hooks.write(step, values | timing)
+                self.hooks.write(step, values | known | timing)
             self.waited, self.since, self.since_step = 0.0, time.monotonic(), step
 
     def _timing(self, step: int) -> Metrics:

@@ -16,11 +16,10 @@ from jax import Array
 from jax.sharding import Mesh
 
 from byol_jax import mesh as meshes
-from byol_jax.core import Batch, Method, TrainState, Tree
+from byol_jax.core import Batch, Method, Step, TrainState, Tree
 from byol_jax.losses import spread
 from byol_jax.optim import Optimizer
 
-Step = Callable[[TrainState, Any, Array], tuple[TrainState, dict[str, Array]]]
 Views = Callable[[Batch, Array], Batch]
 
 

@@ -10,5 +10,105 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from byol_jax import mesh as meshes
+from byol_jax import models
+from byol_jax.core import TrainState
+from byol_jax.models.resnet import ConvSpec
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+    """Float64 in JAX, for the whole process: Orbax restores in threads of its own."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def quick():
+    """XLA compiles in half the time to slower code: for tests that run few steps."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+class _Mini(nn.Module):
+    spec: ConvSpec
+
+    @nn.compact
+    def __call__(self, x, key, groups, train):
+        maps = []
+        for i, features in enumerate((8, 16)):
+            x = self.spec.conv(features, 3, 1 + i, f"conv{i}")(x)
+            x = nn.relu(self.spec.norm(f"bn{i}")(x, groups, train))
+            maps.append(x)
+        return maps
+
+
+def mini_encoder(dtype="float64"):
+    """Two convolutions behind the encoder contract, 16 features: it compiles in a second."""
+    module = _Mini(ConvSpec("torch", jnp.dtype(dtype), jnp.dtype(dtype)))
+    return models._wrap(module, 16, 3, jnp.dtype(dtype), {"name": "mini"})
+
+
+def filled(shapes, seed=0):
+    """NumPy values for a tree of shapes, by name: drawn kernels, ones for scales and variances.
+
+    In place of the real init, whose draws take XLA longer to compile than the train step.
+    """
+    random = np.random.RandomState(seed)
+
+    def fill(path, leaf):
+        name = str(getattr(path[-1], "key", path[-1]))
+        if name == "kernel":
+            fan_in = np.prod(leaf.shape[:-1])
+            return (random.randn(*leaf.shape) / np.sqrt(fan_in)).astype(leaf.dtype)
+        return np.full(leaf.shape, float(name in ("scale", "var")), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def start_state(method, optimizer, batch, devices=1, seed=0):
+    """A train state with `filled` values, replicated over the first `devices` devices."""
+    params, extra = filled(jax.eval_shape(method.init, jax.random.key(0), batch), seed)
+    opt_state = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(optimizer.init, params)
+    )
+    zero = np.zeros((), np.int32)
+    state = TrainState(zero, zero, params, extra, opt_state)
+    return jax.device_put(state, meshes.replicated(first_devices(devices)))
+
+
+def first_devices(n):
+    """A mesh over the first n devices."""
+    return meshes.make_mesh(jax.devices()[:n])
+
+
+def make_batch(rows=8, dtype="float64", seed=0, size=8, views=2):
+    """A batch of coloured noise: images of a class share a pattern."""
+    random = np.random.RandomState(seed)
+    label = (np.arange(rows) % 3).astype(np.int32)
+    pattern = random.randn(3, 1, size, size, 3)[label]
+    images = pattern + 0.7 * random.randn(rows, views, size, size, 3)
+    return {
+        "views": images.astype(dtype),
+        "index": np.arange(rows, dtype=np.int32),
+        "label": label,
+        "mask": np.ones(rows, np.float32),
+    }
+
+
+def named(tree):
+    """{"a/b/c": NumPy array} of a tree."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.array(leaf)
+        for path, leaf in leaves
+    }

@@ -245,15 +245,25 @@ def test_a_damaged_or_foreign_folder_is_refused(tmp_path, exports):
 def test_nothing_is_left_of_a_failed_write(tmp_path, exports, monkeypatch):
     """Fails if weights are not read back, or the temporary folder stays."""
     _, params, stats, _ = exports["resnet18"]
-    write = safetensors.numpy.save_file
+    write = safetensors.numpy.save
 
-    def faulty(state, *args, **kwargs):
-        write({**state, "bn1.bias": state["bn1.bias"] + 1}, *args, **kwargs)
+    def faulty(state, **kwargs):
+        return write({**state, "bn1.bias": state["bn1.bias"] + 1}, **kwargs)
 
-    monkeypatch.setattr(safetensors.numpy, "save_file", faulty)
+    monkeypatch.setattr(safetensors.numpy, "save", faulty)
     with pytest.raises(OSError, match="reads back differently"):
         save_timm(tmp_path / "out", params, stats, info_for("resnet18"))
     assert not list(tmp_path.iterdir())
+
+
+def test_others_may_read_it(tmp_path, exports):
+    """Fails with safetensors' save_file or tempfile.mkdtemp: both shut out all but the owner."""
+    _, params, stats, _ = exports["resnet18"]
+    (tmp_path / "plain").write_text("")
+    save_timm(tmp_path / "out", params, stats, info_for("resnet18"))
+    usual = (tmp_path / "plain").stat().st_mode & 0o777
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "out").iterdir()} == {usual}
+    assert (tmp_path / "out").stat().st_mode & usual == usual
 
 
 def test_arrays_that_are_not_contiguous(tmp_path, exports):

@@ -209,7 +209,8 @@ def run_fewshot(run: RunEncoder, judge: Judge) -> dict[str, Any]:
 
 def _run_supervised(run: RunEncoder, judge: Judge, train: Source, frozen: bool) -> dict[str, Any]:
     c = run.config.eval
-    protocol = Protocol(tuple(c.lrs), c.epochs, c.train_batch, frozen, run.config.seed)
+    lrs = c.lrs if frozen else c.finetune_lrs
+    protocol = Protocol(tuple(lrs), c.epochs, c.train_batch, frozen, run.config.seed)
     rest, held = train.hold_out(c.validation, run.config.seed)
     parts = Parts(*(judge.part(s) for s in (train, rest, held, judge.test)))
     result: dict[str, Any] = {}

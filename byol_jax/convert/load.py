@@ -68,7 +68,8 @@ class LoadedEncoder:
         x = images_BHWC.astype(jnp.float32)
         if images_BHWC.dtype == jnp.uint8:
             x = x / 255
-        mean, std = (jnp.asarray(v).reshape(1, 1, 1, -1) for v in (self.info.mean, self.info.std))
+        mean = jnp.asarray(self.info.mean, jnp.float32).reshape(1, 1, 1, -1)
+        std = jnp.asarray(self.info.std, jnp.float32).reshape(1, 1, 1, -1)
         x = (x - mean) / std
         features, _ = self.encoder.apply(params, stats, x[:, None], False)
         return features.pooled[:, 0].astype(jnp.float32)

@@ -338,7 +338,8 @@ def save_timm(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> None:
 
     def fill(folder: Path) -> None:
         weights = folder / WEIGHTS_FILE
-        safetensors.numpy.save_file(state, weights, metadata={"format": "pt"})
+        # Not save_file: its files can be read by their owner alone.
+        weights.write_bytes(safetensors.numpy.save(state, metadata={"format": "pt"}))
         if not same_bits(state, safetensors.numpy.load_file(weights)):
             raise OSError(f"What was written to {weights} reads back differently: a faulty disk?")
         config = timm_config(info, encoder.dim, file_sha256(weights))

@@ -6,7 +6,7 @@ image that does not decode keeps its place: its row is a copy of a good one with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 Batch = dict[str, np.ndarray]
+# (batches done, whether to survive damaged images) -> the rest of the data set.
+Opener = Callable[[int, bool], "tf.data.Dataset"]
 
 # Pixels of a view that are augmented by one call: few images if they are large, to stay in the
 # cache; many if they are tiny, where calls cost more than pixels.
@@ -97,33 +99,38 @@ def train_batches(
     """
     steps = steps_per_epoch(source, batch_size, process_count)
     _check_views(source, views)
-    start = order.locate(position, batch_size, steps)
+    order.locate(position, batch_size, steps)
     if not 0 <= process_index < process_count:
         raise ValueError(
             f"process_index is {process_index}; expected 0 to {process_count - 1}, one below "
             "process_count."
         )
-    from byol_jax.data import stream  # imports TensorFlow
-
     share = batch_size // process_count
-    if source.is_stream:
-        examples = stream.shuffled_records(
-            source, share, steps, start, seed, process_index, process_count
-        )
-    else:
-
-        def rows(epoch: int) -> np.ndarray:
-            n, first = source.num_examples, start[1] if epoch == start[0] else 0
-            return order.epoch_rows(seed, epoch, n, batch_size, process_index, process_count, first)
-
-        examples = stream.shuffled_rows(rows, start[0])
     chunk = _divisor(share, _PIXELS_A_CALL // views[0].size ** 2)
-    batches = stream.views_of(source, examples, views, seed, chunk, threads)
-    return _batches(source, stream.finish(batches, share // chunk, threads), share)
+    process = (process_index, process_count)
+
+    def open_at(done: int, safe: bool) -> tf.data.Dataset:
+        from byol_jax.data import stream  # imports TensorFlow
+
+        start = divmod(position // batch_size + done, steps)
+        if source.is_stream:
+            examples = stream.shuffled_records(source, share, steps, start, seed, *process)
+        else:
+            n = source.num_examples
+
+            def rows(epoch: int) -> np.ndarray:
+                first = start[1] if epoch == start[0] else 0
+                return order.epoch_rows(seed, epoch, n, batch_size, *process, first)
+
+            examples = stream.shuffled_rows(rows, start[0])
+        data = stream.views_of(source, examples, views, seed, chunk, safe, threads)
+        return stream.finish(data, share // chunk, threads)
+
+    return _train_batches(source, open_at, share)
 
 
-def _batches(source: Source, data: tf.data.Dataset, share: int) -> Iterator[Batch]:
-    for raw in _readable(source, data):
+def _train_batches(source: Source, open_at: Opener, share: int) -> Iterator[Batch]:
+    for raw in _readable(source, open_at):
         batch = {k: v.reshape(share, *v.shape[2:]) for k, v in raw.items()}
         yield _substitute(source, _named(source, batch))
 
@@ -152,14 +159,18 @@ def eval_batches(source: Source, spec: EvalSpec, *, batch_size: int) -> Iterator
     images = source.images
     if images is not None and images.shape[1:3] == (spec.size, spec.size) == (spec.resize,) * 2:
         return _array_batches(source, images, spec, batch_size)
-    from byol_jax.data import stream  # imports TensorFlow
 
-    data = stream.finish(stream.eval_views_of(source, spec), batch_size, 0, remainder=True)
-    return _eval_batches(source, data, batch_size)
+    def open_at(done: int, safe: bool) -> tf.data.Dataset:
+        from byol_jax.data import stream  # imports TensorFlow
+
+        data = stream.eval_views_of(source, spec, done * batch_size, safe)
+        return stream.finish(data, batch_size, 0, remainder=True)
+
+    return _eval_batches(source, open_at, batch_size)
 
 
-def _eval_batches(source: Source, data: tf.data.Dataset, batch_size: int) -> Iterator[Batch]:
-    for raw in _readable(source, data):
+def _eval_batches(source: Source, open_at: Opener, batch_size: int) -> Iterator[Batch]:
+    for raw in _readable(source, open_at):
         batch = _named(source, {**raw, "views": raw["views"][:, None]})
         yield _pad(batch, batch_size)
 
@@ -217,22 +228,24 @@ def _divisor(n: int, most: int) -> int:
     return max(d for d in range(1, max(1, min(n, most)) + 1) if n % d == 0)
 
 
-def _readable(source: Source, data: tf.data.Dataset) -> Iterator[Batch]:
+def _readable(source: Source, open_at: Opener) -> Iterator[Batch]:
+    """Batches of the fast pipeline, and from the first damaged image on of the safe one."""
     import tensorflow as tf
 
-    iterator = data.as_numpy_iterator()
-    while True:
+    done = 0
+    for safe in (False, True):
         try:
-            raw = next(iterator)
-        except StopIteration:
+            for raw in open_at(done, safe).as_numpy_iterator():
+                done += 1
+                yield raw
             return
         except tf.errors.OpError as e:
-            # Single images do not come here: this is a shard that is gone or corrupt.
-            raise ValueError(
-                f"{source.name} cannot be read: {e.message.splitlines()[0]}. Restore its files or "
-                "prepare it again."
-            ) from e
-        yield raw
+            if safe:
+                # Single images do not come here: this is a shard that is gone or corrupt.
+                raise ValueError(
+                    f"{source.name} cannot be read: {e.message.splitlines()[0]}. Restore its files "
+                    "or prepare it again."
+                ) from e
 
 
 def _named(source: Source, batch: Batch) -> Batch:

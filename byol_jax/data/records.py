@@ -46,20 +46,20 @@ def open_tfds(
             "with tfds' file_format='tfrecord'."
         )
     part = _split_name(name, list(info.splits), split)
-    features = info.features if isinstance(info.features, tfds.features.FeaturesDict) else {}
-    image = features["image"] if "image" in features else None
+    features: dict[str, Any] = dict(info.features.items())
+    image = features.get("image")
     if not isinstance(image, tfds.features.Image):
         raise ValueError(
-            f"{name} has the features {', '.join(features) or 'none'}; expected an image named 'image'."
+            f"{name} has the features {', '.join(features)}; expected an image named 'image'."
         )
-    label = features["label"] if "label" in features else None
+    label = features.get("label")
     labelled = isinstance(label, tfds.features.ClassLabel)
     stream = Source(
         f"{name} {part}",
         info.splits[part].num_examples,
         channels,
-        classes=(label.num_classes or 0) if labelled else 0,
-        class_names=tuple(label.names or ()) if labelled else (),
+        classes=(getattr(label, "num_classes", 0) or 0) if labelled else 0,
+        class_names=tuple(getattr(label, "names", ()) or ()) if labelled else (),
         shards=tuple(
             Shard(str(path), length)
             for path, length in zip(
@@ -133,24 +133,27 @@ def _decode_all(encoded: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nd
     else:
         one = lambda data: decode.decode_image(data, channels)  # noqa: E731
 
-    def exact(data: Any) -> Any:
-        return tf.ensure_shape(one(data), shape)
+    def exact(data: Any) -> tuple[Any, bool]:
+        return tf.ensure_shape(one(data), shape), True
+
+    def blank(data: Any) -> tuple[Any, bool]:
+        del data
+        return tf.zeros(shape, tf.uint8), False
 
     images = np.empty((len(encoded), *shape), np.uint8)
     intact = np.empty(len(encoded), bool)
-
-    def fill(data: Any) -> tuple[np.ndarray, np.ndarray]:
+    data = tf.data.Dataset.from_tensor_slices(encoded)
+    for safe in (False, True):
+        batches = decode.each(data, exact, blank, safe=safe).batch(1024).prefetch(2)
         at = 0
-        for pixels, ok in data.batch(1024).prefetch(2).as_numpy_iterator():
-            images[at : at + len(ok)], intact[at : at + len(ok)] = pixels, ok
-            at += len(ok)
-        return images, intact
-
-    data, blank = tf.data.Dataset.from_tensor_slices(encoded), tf.zeros(shape, tf.uint8)
-    try:
-        return fill(decode.each(data, exact, blank, safe=False))
-    except tf.errors.OpError:
-        return fill(decode.each(data, exact, blank, safe=True))
+        try:
+            for pixels, ok in batches.as_numpy_iterator():
+                images[at : at + len(ok)], intact[at : at + len(ok)] = pixels, ok
+                at += len(ok)
+            break
+        except tf.errors.OpError:
+            assert not safe
+    return images, intact
 
 
 def _builder(name: str, data_dir: str) -> Any:

@@ -20,6 +20,7 @@ Dataset = Any  # tf.data.Dataset
 _NO_END = np.iinfo(np.int64).max
 
 
+@decode.plain
 def shuffled_rows(rows: Callable[[int], np.ndarray], first_epoch: int) -> Dataset:
     """Elements {"epoch", "index"} in the order that `rows` gives for each epoch."""
 
@@ -31,6 +32,7 @@ def shuffled_rows(rows: Callable[[int], np.ndarray], first_epoch: int) -> Datase
     return tf.data.Dataset.range(first_epoch, _NO_END).flat_map(of_epoch)
 
 
+@decode.plain
 def shuffled_records(
     source: Source,
     share: int,
@@ -76,6 +78,8 @@ def shuffled_records(
         return data.enumerate(offsets[shard] + skip)
 
     def of_epoch(epoch: Tensor) -> Dataset:
+        done = tf.constant(start[1] * share, tf.int64)
+        before = tf.where(epoch == start[0], done, tf.zeros_like(done))
         pieces, begin, end, first = tf.numpy_function(plan, [epoch], [tf.int64] * 4)
         pieces, first = tf.ensure_shape(pieces, [None, 3]), tf.ensure_shape(first, [])
         groups = tf.data.Dataset.from_tensor_slices(
@@ -94,15 +98,13 @@ def shuffled_records(
             turn = tf.numpy_function(permutation, [epoch, at, size], tf.int64)
             turn = tf.ensure_shape(turn, [None])
             # The first window may have been read in part before.
-            seen = tf.where(epoch == start[0], start[1] * share, 0) - at * order.WINDOW
-            turn = turn[tf.maximum(tf.cast(seen, tf.int64), 0) :]
+            turn = turn[tf.maximum(before - at * order.WINDOW, 0) :]
             places = tf.data.Dataset.from_tensor_slices(turn)
             return places.map(lambda i: (index[i], record[i]))
 
         windows = groups.flat_map(of_group).batch(order.WINDOW).prefetch(1)
         data = windows.enumerate(first).flat_map(of_window)
-        before = tf.where(epoch == start[0], start[1] * share, 0)
-        data = data.take(tf.cast(used - before, tf.int64))
+        data = data.take(used - before)
 
         def element(index: Tensor, record: Tensor) -> dict[str, Tensor]:
             image, label = records.parse(record[None], labelled)
@@ -114,15 +116,20 @@ def shuffled_records(
     return tf.data.Dataset.range(start[0], _NO_END).flat_map(of_epoch)
 
 
+@decode.plain
 def views_of(
     source: Source,
     examples: Dataset,
     views: tuple[ViewSpec, ...],
     seed: int,
     chunk: int,
+    safe: bool,
     threads: int,
 ) -> Dataset:
-    """Make the views of examples: {"views" [chunk, V, S, S, C], "index", "ok", perhaps "label"}."""
+    """Make the views of examples: {"views" [chunk, V, S, S, C], "index", "ok", perhaps "label"}.
+
+    With `safe`, an image that does not decode gives zeros and "ok" False; without, an error.
+    """
     count, size, channels = len(views), views[0].size, source.channels
 
     def draw(example: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -151,13 +158,15 @@ def views_of(
     def decode_crops(example: dict[str, Tensor]) -> Tensor:
         return decode.decode_views(read(example), views, example["u"], channels)
 
-    crops = _decoded(examples, decode_crops, [count, size, size, channels], threads, "crops")
+    shape = [count, size, size, channels]
+    crops = _decoded(examples, decode_crops, shape, "crops", safe, threads)
     return crops.batch(chunk, drop_remainder=True).map(augment, **_calls(threads))
 
 
-def eval_views_of(source: Source, spec: EvalSpec) -> Dataset:
-    """The evaluation view of every example in order: {"views" [S, S, C], "index", "ok", ...}."""
-    index = tf.data.Dataset.range(source.num_examples)
+@decode.plain
+def eval_views_of(source: Source, spec: EvalSpec, first: int, safe: bool) -> Dataset:
+    """The evaluation view of every example from `first` on: {"views" [S, S, C], "index", "ok"}."""
+    index = tf.data.Dataset.range(first, source.num_examples)
     if source.images is not None:
         images, intact = tf.constant(source.images), _intact(source)
         return index.map(
@@ -166,7 +175,7 @@ def eval_views_of(source: Source, spec: EvalSpec) -> Dataset:
         )
     examples = index.map(lambda i: {"index": i})
     if source.is_stream:
-        data = tf.data.TFRecordDataset([s.path for s in source.shards]).enumerate()
+        data = tf.data.TFRecordDataset([s.path for s in source.shards]).enumerate().skip(first)
 
         def element(index: Tensor, record: Tensor) -> dict[str, Tensor]:
             image, label = records.parse(record[None], source.classes > 0)
@@ -178,7 +187,7 @@ def eval_views_of(source: Source, spec: EvalSpec) -> Dataset:
     def view(example: dict[str, Tensor]) -> Tensor:
         return host.eval_view(decode.decode_image(read(example), source.channels), spec)
 
-    return _decoded(examples, view, [spec.size, spec.size, source.channels], 0, "views")
+    return _decoded(examples, view, [spec.size, spec.size, source.channels], "views", safe)
 
 
 def finish(data: Dataset, rows: int, threads: int, remainder: bool = False) -> Dataset:
@@ -252,11 +261,20 @@ def _decoded(
     examples: Dataset,
     make: Callable[[dict[str, Tensor]], Tensor],
     shape: list[int],
-    threads: int,
     name: str,
+    safe: bool,
+    threads: int = 0,
 ) -> Dataset:
     """Replace each example's encoded image by `make` of it, zeros with "ok" False if that fails."""
 
-    def one(example: dict[str, Tensor]) -> dict[str, Tensor]:
+    def result(example: dict[str, Tensor], value: Tensor, ok: bool) -> dict[str, Tensor]:
         rest = {k: v for k, v in example.items() if k != "data"}
-        return {**rest, name: make(example)}
+        return {**rest, name: value, "ok": ok}
+
+    return decode.each(
+        examples,
+        lambda example: result(example, make(example), True),
+        lambda example: result(example, tf.zeros(shape), False),
+        safe=safe,
+        threads=threads,
+    )

@@ -90,7 +90,11 @@ class Block(nn.Module):
             x = spec.norm(f"bn{i}", zero_scale=last and self.zero_init_last)(x, groups, train)
             if not last:
                 x = nn.relu(x)
-        if train and self.drop_path and key is not None:
+        if train and self.drop_path:
+            if key is None:
+                raise ValueError(
+                    f"encoder.drop_path is {self.drop_path}; training needs a `key` in apply."
+                )
             # Stochastic depth: the branch of an example is dropped whole, the others scaled up.
             kept = jax.random.bernoulli(key, 1 - self.drop_path, (x.shape[0], 1, 1, 1))
             x = x * kept.astype(x.dtype) / (1 - self.drop_path)

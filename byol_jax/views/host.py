@@ -203,7 +203,7 @@ def eval_view(image: Tensor, spec: EvalSpec) -> Tensor:
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
     scale = spec.resize / tf.reduce_min(sides)
     # Whole pixels, so that an image that has the right size already is only cut.
-    offset = tf.floor((sides * scale - spec.size) / 2)
+    offset = tf.floor((tf.round(sides * scale) - spec.size) / 2)
     crop = tf.raw_ops.ScaleAndTranslate(
         images=image[None],
         size=[spec.size, spec.size],

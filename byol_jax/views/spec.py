@@ -123,9 +123,9 @@ class ViewSpec:
 class EvalSpec:
     """The view an encoder is judged on: the centre of the image.
 
-    The shorter side is scaled to `resize` px (bicubic, as in `ViewSpec`) and the centred square of
-    `size` px taken, clipped to [0, 1], then (x - mean) / std. An image whose shorter side already
-    is `resize` keeps its pixels where its sides and `size` are all even.
+    The image is scaled by s = resize / shorter side (bicubic, as in `ViewSpec`), and the square of
+    `size` px whose first row and column are floor((round(s side) - size) / 2) is taken, clipped to
+    [0, 1], then (x - mean) / std. Pixels of an image that has the right size already are kept.
     """
 
     size: int

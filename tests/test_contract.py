@@ -1,0 +1,217 @@
+"""Every method through the same properties: it learns, reaches what it should, and shards."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import filled, first_devices, make_batch, mini_encoder, named, start_state
+
+from byol_jax import models, optim
+from byol_jax.checkpoint import Checkpoints
+from byol_jax.mesh import put_batch, replicated
+from byol_jax.methods.byol import byol
+from byol_jax.methods.probe import with_probe
+from byol_jax.methods.simclr import simclr
+from byol_jax.methods.supervised import supervised
+from byol_jax.models import heads
+from byol_jax.train_step import jit_step, make_train_step
+
+STEPS, CLASSES = 20, 3
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def make_head(dtype, widths=(12, 8), **options):
+    return heads.mlp(widths, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype), **options)
+
+
+def byol_of(dtype, predictor=True, **options):
+    head = make_head(dtype)
+    options = {"tau": optim.cosine_tau(0.9, STEPS)} | options
+    return byol(mini_encoder(dtype), head, head if predictor else None, **options)
+
+
+def simclr_of(dtype, layers):
+    head = make_head(dtype, (12,) * layers + (8,), hidden_bias=False, norm_last=True)
+    return simclr(models.joint(mini_encoder(dtype)), heads.joint(head), temperature=0.5)
+
+
+def supervised_of(dtype, **options):
+    return supervised(mini_encoder(dtype), CLASSES, **options)
+
+
+@functools.cache
+def encoder_start(dtype):
+    """A pre-trained encoder, so to speak: NumPy (params, stats)."""
+    images = jax.ShapeDtypeStruct((1, 1, 8, 8, 3), dtype)
+    return filled(jax.eval_shape(mini_encoder(dtype).init, jax.random.key(0), images), seed=3)
+
+
+METHODS = {
+    "byol": byol_of,
+    "byol probed": lambda dtype: with_probe(byol_of(dtype), CLASSES, 16),
+    "byol, no target": lambda dtype: byol_of(dtype, tau=None),
+    "byol, SimCLR's form": lambda dtype: byol_of(
+        dtype, predictor=False, tau=None, beta=1.0, temperature=0.5, stop_gradient=False
+    ),
+    "byol, fixed target": lambda dtype: byol_of(dtype, tau=optim.constant(1.0)),
+    "simclr v1": lambda dtype: simclr_of(dtype, 1),
+    "simclr v2 probed": lambda dtype: with_probe(simclr_of(dtype, 2), CLASSES, 16),
+    "supervised": supervised_of,
+    "supervised, frozen": lambda dtype: supervised_of(
+        dtype, frozen=True, start=encoder_start(dtype), lr_factors=(1.0, 0.5)
+    ),
+}
+# LARS at BYOL's own rate for 100 epochs, SGD as in fine-tuning.
+OPTIMIZERS = {name: lambda: optim.sgd(optim.constant(0.1)) for name in METHODS}
+OPTIMIZERS["byol"] = lambda: optim.lars(optim.constant(0.45), eta=1e-3)
+OPTIMIZERS["simclr v1"] = lambda: optim.lars(optim.constant(0.3), lr_inside=True)
+
+
+class Run(NamedTuple):
+    """What twenty steps on one batch left, in NumPy but for `state`."""
+
+    states: dict[int, Any]  # named leaves before step 0, after steps 1 and 20
+    losses: list[float]
+    compiled: int
+    state: Any
+    method: Any
+
+
+@functools.cache
+def trained(name, devices=1, dtype="float64", steps=STEPS):
+    method, optimizer = METHODS[name](dtype), OPTIMIZERS[name]()
+    batch, mesh = make_batch(8, dtype), first_devices(devices)
+    state = start_state(method, optimizer, batch, devices)
+    step = jit_step(make_train_step(method, optimizer), mesh)
+    states, losses, batch = {0: named(state)}, [], put_batch(batch, mesh)
+    for i in range(steps):
+        state, metrics = step(state, batch, jax.random.key(1))
+        losses.append(float(metrics["train/loss"]))
+        if i in (0, steps - 1):
+            states[i + 1] = named(state)
+    return Run(states, losses, step._cache_size(), state, method)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_falls(x64, name):
+    """Fails if gradients have the wrong sign, or are not of this loss."""
+    losses = trained(name).losses
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-3:]) < np.mean(losses[:2]) - 1e-3
+
+
+# Batch norm right behind takes any constant off again: these biases have no gradient.
+BEFORE_A_NORM = ("params/projector/fc1/bias", "params/predictor/fc1/bias")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_reach_every_parameter(x64, name):
+    """Fails if a stop-gradient is too wide, or a part is left out of the optimizer."""
+    before, after = (trained(name).states[i] for i in (0, 1))
+    params = [k for k in before if k.startswith("params/")]
+    for k in params:
+        moved = np.abs(after[k] - before[k]).max()
+        if k in BEFORE_A_NORM:
+            assert moved < 1e-12, k
+        else:
+            assert moved > 1e-8, k
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_extra_gets_no_gradient(x64, name):
+    """Fails if the target, the statistics or a frozen encoder are moved by the optimizer."""
+    before, after = (trained(name).states[i] for i in (0, 1))
+    extra = {k for k in before if k.startswith("extra/")}
+    assert {k for k in before if k.startswith(("opt_state/", "params/"))} | extra | {
+        "step",
+        "position",
+    } == set(before)
+    assert not [k for k in before if k.startswith("opt_state/") and "target" in k]
+    for k in extra:
+        if "frozen" in name:
+            np.testing.assert_array_equal(after[k], before[k], err_msg=k)
+        elif k.startswith("extra/target/params/"):
+            online = after[k.replace("extra/target/", "")]
+            tau = 1.0 if "fixed" in name else 0.9
+            expected = tau * before[k] + (1 - tau) * online
+            np.testing.assert_allclose(after[k], expected, rtol=1e-13, atol=1e-15, err_msg=k)
+        else:
+            assert k.endswith(("/mean", "/var")), k
+            assert (after[k] != before[k]).any(), k
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_compilation(x64, name):
+    """Fails if a dtype, a shape or a weak type of the state changes in a step."""
+    assert trained(name).compiled == 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_device_is_four_devices(x64, name):
+    """Fails if statistics, negatives or means are taken per device."""
+    one, four = trained(name, 1), trained(name, 4)
+    for k, value in one.states[STEPS].items():
+        np.testing.assert_allclose(four.states[STEPS][k], value, rtol=1e-9, atol=1e-9, err_msg=k)
+    np.testing.assert_allclose(four.losses, one.losses, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_float32_step_on_four_devices_is_the_float64_step_on_one(name, x64):
+    """Fails if something is computed below float32, or differently when sharded."""
+    exact = trained(name).states[1]
+    jax.config.update("jax_enable_x64", False)
+    four = trained(name, 4, "float32", 1).states[1]
+    for k, value in exact.items():
+        assert four[k].dtype == (np.int32 if value.ndim == 0 else np.float32), k
+        np.testing.assert_allclose(four[k], value, rtol=1e-5, atol=1e-5, err_msg=k)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_state_survives_a_checkpoint_bitwise(x64, name, tmp_path):
+    """Fails if an array of the state is not saved, or comes back in another dtype."""
+    run = trained(name)
+    saved = Checkpoints(tmp_path)
+    saved.save(STEPS, run.state, {})
+    saved.wait()
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), run.state)
+    back = saved.restore(STEPS, like, replicated(first_devices(4)))
+    saved.close()
+    assert jax.tree.structure(back) == jax.tree.structure(run.state)
+    for k, value in named(back).items():
+        assert value.dtype == run.states[STEPS][k].dtype
+        np.testing.assert_array_equal(value, run.states[STEPS][k], err_msg=k)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_online_encoder_is_found(x64, name):
+    """Fails if a wrapper hides the encoder, or the target is evaluated in its place."""
+    run = trained(name)
+    params, stats = run.method.encoder(run.state.params, run.state.extra)
+    frozen, flat = "frozen" in name, "supervised" in name
+    home = run.state.extra if frozen else run.state.params
+    assert params is home["encoder"]
+    assert stats is (run.state.extra["stats"] if flat else run.state.extra["stats"]["encoder"])
+    images = make_batch(4, "float64")["views"][:, :1]
+    found = run.method.features(run.state.params, run.state.extra, images)
+    h = mini_encoder().apply(params, stats, images, False)[0].pooled
+    np.testing.assert_allclose(found["h"], h, rtol=1e-12)
+    if "probed" in name:
+        probe = run.state.params["probe"]
+        logits = np.asarray(h) @ np.asarray(probe["kernel"]) + np.asarray(probe["bias"])
+        np.testing.assert_allclose(found["probe"], logits, rtol=1e-10)
+
+
+def test_a_state_is_arrays_only(x64):
+    """Fails if a number or a key slips into the state."""
+    state = trained("byol probed").state
+    assert [f.name for f in dataclasses.fields(state)] == [
+        "step", "position", "params", "extra", "opt_state",
+    ]  # fmt: skip
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(state))
+    assert not any(
+        jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(state)
+    )

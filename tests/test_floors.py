@@ -1,0 +1,164 @@
+"""A module imports only from lower floors, and TensorFlow only where it belongs."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import byol_jax
+
+ROOT = Path(byol_jax.__file__).parent
+
+# docs/architecture.md, from the ground up. A folder stands for all that lies in it.
+FLOORS = {
+    "config": 0,
+    "core": 0,
+    "losses": 0,
+    "optim": 0,
+    "views": 0,
+    "checkpoint": 1,
+    "data": 1,
+    "log": 1,
+    "mesh": 1,
+    "models": 1,
+    "convert": 2,
+    "methods": 2,
+    "loop": 3,
+    "run_folder": 3,
+    "train_step": 3,
+    "evals": 4,
+    "build": 5,
+    "cli": 5,
+    "report": 5,
+    # The tools that compile what `build` makes.
+    "bench": 5.5,
+    "preflight": 5.5,
+    "evaluate": 6,
+    "export": 6,
+    "train": 6,
+}
+TENSORFLOW = ("tensorflow", "tensorflow_datasets", "clu.metric_writers")
+USES_TENSORFLOW = ("data.", "views.host")
+TREES = {
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path.read_text()
+    for path in sorted(ROOT.rglob("*.py"))
+    if path != ROOT / "__init__.py"
+}
+
+
+def _for_types(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imports(source, top_level=False):
+    """Every dotted name that a module imports; with `top_level` only those of its import."""
+    tree = ast.parse(source)
+    skipped = set()
+    if top_level:
+        functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+        later = [n for n in ast.walk(tree) if isinstance(n, functions) or _for_types(n)]
+        skipped = {id(n) for node in later for n in ast.walk(node)}
+    names = []
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative import"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def rooms(source, top_level=False):
+    """The modules of byol_jax that a module imports, as `folder.file`."""
+    found = set()
+    for name in imports(source, top_level):
+        if name == "byol_jax" or not name.startswith("byol_jax."):
+            continue
+        parts = name.split(".")[1:]
+        # `from byol_jax.core import Batch` names a thing in a module: cut back to the module.
+        while len(parts) > 1 and ".".join(parts) not in TREES:
+            parts.pop()
+        found.add(".".join(parts))
+    return found
+
+
+def violations(module, source):
+    """What a module imports and must not, as readable lines."""
+    own = module.split(".")[0]
+    floor = 6 if module.endswith("__main__") else FLOORS[own]
+    wrong = []
+    for target in rooms(source):
+        theirs = target.split(".")[0]
+        inside = "." in module and theirs == own
+        if not inside and FLOORS.get(theirs, 7) >= floor:
+            wrong.append(f"{module} (floor {floor}) imports {target}")
+    for name in imports(source):
+        if name.startswith(TENSORFLOW) and not module.startswith(USES_TENSORFLOW):
+            lazily = module == "log" and name not in imports(source, top_level=True)
+            if not lazily:
+                wrong.append(f"{module} imports {name}")
+    return wrong
+
+
+def test_every_module_has_a_floor():
+    """Fails if a new module is not placed."""
+    assert {module.split(".")[0] for module in TREES} <= set(FLOORS)
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_imports_go_down(module):
+    """Fails if a module imports from its own floor or a higher one."""
+    assert violations(module, TREES[module]) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "planted"),
+    [
+        ("losses", "from byol_jax import optim"),  # its own floor
+        ("core", "from byol_jax.models import make_encoder"),  # a higher one
+        ("models.heads", "import byol_jax.methods.byol"),
+        ("methods.byol", "def f():\n    from byol_jax.loop import fit"),  # lazily
+        ("evals.knn", "import byol_jax.build.experiment as e"),
+        ("train", "from byol_jax import evaluate"),
+        ("loop", "import tensorflow as tf"),
+        ("convert.timm", "def f():\n    import tensorflow_datasets"),
+        ("views.spec", "from tensorflow import nn"),
+        ("log", "from clu import metric_writers"),  # not lazily
+        ("core", "from byol_jax import load_encoder"),  # the package's front door
+    ],
+)
+def test_a_planted_violation_is_seen(module, planted):
+    """Fails if the walk misses a form of import."""
+    assert violations(module, planted)
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("models.heads", "from byol_jax.models.norm import GroupBatchNorm"),
+        ("evals.linear", "from byol_jax import loop, log"),
+        ("bench.__main__", "from byol_jax.bench.step import bench"),
+        ("views.host", "import tensorflow as tf"),
+        ("log", "def f():\n    from clu import metric_writers"),
+    ],
+)
+def test_what_is_allowed_passes(module, allowed):
+    """Fails if the walk forbids everything."""
+    assert violations(module, allowed) == []
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "export"])
+def test_the_command_lines_import_without_tensorflow(command):
+    """Fails if a module imports TensorFlow on import, by any chain from a command line."""
+    seen, todo = set(), {command}
+    while todo:
+        module = todo.pop()
+        seen.add(module)
+        source = TREES.get(module) or TREES[f"{module}.__init__"]
+        names = imports(source, top_level=True)
+        assert not [n for n in names if n.startswith(TENSORFLOW)], module
+        found = rooms(source, top_level=True)
+        todo |= (found | {name.split(".")[0] for name in found}) - seen
+    assert {"core", "log", "models.resnet"} <= seen

@@ -1,0 +1,448 @@
+import io
+import shutil
+import struct
+import zlib
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from byol_jax.data import decode, order, pipeline, records, stream
+from byol_jax.data.pipeline import eval_batches, train_batches, why_damaged
+from byol_jax.data.source import Shard, Source, open_source
+from byol_jax.views import host, spec
+from byol_jax.views.spec import EvalSpec
+
+RNG = np.random.default_rng(0)
+FLOWER = np.asarray(Image.fromarray(load_sample_images().images[1]).resize((90, 64)))
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+def encode(pixels, kind="JPEG", mode="RGB", **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+def pixel_bomb(side=20_000):
+    """A PNG whose header promises side x side pixels."""
+
+    def piece(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = piece(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    return (
+        b"\x89PNG\r\n\x1a\n" + header + piece(b"IDAT", zlib.compress(b"\0")) + piece(b"IEND", b"")
+    )
+
+
+def folder(root, files):
+    for name, data in files.items():
+        for part in ("train", "val"):
+            (root / part).mkdir(parents=True, exist_ok=True)
+            (root / part / name).write_bytes(data)
+    return open_source("folder", str(root))
+
+
+def photos(n):
+    """Encoded images of which any part decodes to the same pixels as the whole."""
+    pixels = [np.roll(FLOWER, 7 * i, 1)[: 40 + i, : 50 + 2 * i] for i in range(n)]
+    kinds = [{"kind": "PNG"}, {"kind": "JPEG", "subsampling": 0}]
+    return {f"{i:02}.jpg": encode(p, **kinds[i % 2]) for i, p in enumerate(pixels)}
+
+
+def shards_of(root, counts):
+    """A stream of shards with so many records; the label of a record is its index modulo 100."""
+    shards, index = [], 0
+    for k, count in enumerate(counts):
+        path = str(root / f"shard{k}")
+        with tf.io.TFRecordWriter(path) as writer:
+            for _ in range(count):
+                image = encode(np.full((4, 5, 3), index % 256, np.uint8), "PNG")
+                features = {
+                    "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[image])),
+                    "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[index % 100])),
+                }
+                example = tf.train.Example(features=tf.train.Features(feature=features))
+                writer.write(example.SerializeToString())
+                index += 1
+        shards.append(Shard(path, count))
+    return Source("shards train", index, 3, classes=100, shards=tuple(shards))
+
+
+def equal(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+# The contract, for every kind of source.
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sources")
+    files = folder(root / "folder", photos(21))
+    encoded = tf.constant([Path(root, "folder", "train", p).read_bytes() for p in files.paths])
+    labels = np.arange(21, dtype=np.int32)
+    return {
+        "arrays": open_source("digits").take(np.arange(50)),
+        "folder": files,
+        "encoded": Source("enc", 21, 3, classes=21, labels=labels, encoded=encoded),
+        "stream": shards_of(root, [9, 3, 7, 5, 8]),
+    }
+
+
+def views_for(source):
+    if source.channels == 1:
+        return spec.digits(8)
+    return spec.byol(12, blur=0.5)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "folder", "encoded", "stream"])
+def test_batches_resume_anywhere(sources, kind, monkeypatch):
+    """Fails if a resumed run skips, repeats or reseeds anything, in or across epochs."""
+    monkeypatch.setattr(order, "WINDOW", 6)
+    source = sources[kind]
+    views = views_for(source)
+    steps = pipeline.steps_per_epoch(source, 4)
+    run = {"batch_size": 4, "seed": 3, "threads": 2}
+    whole = list(islice(train_batches(source, views, **run), 2 * steps + 2))
+    size = views[0].size
+    for batch in whole:
+        assert batch["views"].shape == (4, 2, size, size, source.channels)
+        assert [batch[k].dtype for k in ("views", "index", "label", "mask")] == [
+            np.float32,
+            np.int32,
+            np.int32,
+            np.float32,
+        ]
+        assert batch["mask"].all()
+    for epoch in range(2):
+        index = np.concatenate([b["index"] for b in whole[epoch * steps : (epoch + 1) * steps]])
+        assert len(set(index)) == 4 * steps
+        assert index.max() < source.num_examples
+    for done in (1, steps - 1, steps, steps + 2):
+        again = train_batches(source, views, position=4 * done, **run)
+        equal(next(again), whole[done])
+        equal(next(again), whole[done + 1])
+    first = next(train_batches(source, views, **{**run, "threads": 0}))
+    equal(first, whole[0])
+    other = next(train_batches(source, views, **{**run, "seed": 4}))
+    assert set(other["index"]) != set(first["index"])
+
+
+def test_views_are_those_of_the_host(sources):
+    """Fails if crops, draws or specs of the views are mixed up, or labels go to other rows."""
+    for kind, tolerance in (("arrays", 1e-5), ("folder", 1e-5), ("encoded", 1e-5)):
+        source = sources[kind]
+        views = views_for(source)
+        views = (views[0], spec.dataclasses.replace(views[1], solarize=1.0))
+        batches = train_batches(source, views, batch_size=10, seed=3)
+        for epoch in (0, 0, 1) if source.num_examples < 30 else (0,):
+            batch = next(batches)
+            for row, index in enumerate(batch["index"]):
+                u = host.uniforms(3, tf.constant(epoch, tf.int64), tf.constant(index, tf.int64), 2)
+                image = whole_image(source, index)
+                for v in (0, 1):
+                    want = host.make_view(image, views[v], u[v])
+                    np.testing.assert_allclose(batch["views"][row, v], want, atol=tolerance)
+            if source.labels is not None:
+                np.testing.assert_array_equal(batch["label"], source.labels[batch["index"]])
+
+
+def whole_image(source, index):
+    if source.images is not None:
+        return tf.constant(source.images[index])
+    data = source.encoded[int(index)] if source.encoded is not None else None
+    if data is None:
+        data = tf.io.read_file(source.describe(index))
+    return decode.decode_image(data, 3)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "folder"])
+def test_processes_share_the_global_batch(sources, kind):
+    """Fails if the examples or the views of a global batch depend on the processes."""
+    source = sources[kind]
+    views = views_for(source)
+    whole = list(islice(train_batches(source, views, batch_size=8, seed=1), 4))
+    parts = [
+        islice(
+            train_batches(source, views, batch_size=8, seed=1, process_index=p, process_count=2), 4
+        )
+        for p in (0, 1)
+    ]
+    for batch, a, b in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(np.concatenate([a["index"], b["index"]]), batch["index"])
+        views_ab = np.concatenate([a["views"], b["views"]])
+        np.testing.assert_allclose(views_ab, batch["views"], atol=1e-5)
+
+
+# Streams.
+
+
+def test_stream_is_the_order_and_names_its_records(tmp_path, monkeypatch):
+    """Fails if a record gets another's index, or windows, groups or shards another order."""
+    monkeypatch.setattr(order, "WINDOW", 10)
+    monkeypatch.setattr(order, "GROUP", 3)
+    counts = [4, 9, 1, 6, 8, 3, 7]
+    source = shards_of(tmp_path, counts)
+    offsets = np.cumsum([0, *counts])
+    view = spec.crop_flip(4, area=(1.0, 1.0), **PLAIN)
+    for p, count in ((0, 1), (1, 2)):
+        run = {"process_index": p, "process_count": count, "seed": 2, "batch_size": 2 * count}
+        steps = pipeline.steps_per_epoch(source, 2 * count, count)
+        got = islice(train_batches(source, view, **run), 2 * steps)
+        got = [
+            np.concatenate(x) for x in zip(*[(b["index"], b["label"]) for b in got], strict=True)
+        ]
+        want = []
+        for epoch in (0, 1):
+            read = []
+            for pieces in order.stream_groups(2, epoch, counts, p, count):
+                turns = range(max(counts))
+                read += [offsets[s] + i for i in turns for s, _, n in pieces if i < n]
+            shuffled = []
+            for w in range(0, len(read), 10):
+                window = np.array(read[w : w + 10])
+                turn = order.window_permutation(2, epoch, w // 10, len(window), p)
+                shuffled += window[turn].tolist()
+            want += shuffled[: steps * 2]
+        np.testing.assert_array_equal(got[0], want)
+        np.testing.assert_array_equal(got[1], got[0] % 100)
+    # The record itself, not only its number.
+    batch = next(train_batches(source, view, batch_size=8, seed=0))
+    np.testing.assert_allclose(batch["views"][:, 0, 1, 1, 0] * 255, batch["index"], atol=1e-3)
+    assert source.describe(5) == f"shards train, example 5 (record 1 of {tmp_path}/shard1)"
+    assert records.read_record(source, 5) == encode(np.full((4, 5, 3), 5, np.uint8), "PNG")
+
+
+def test_corrupt_shard_is_named(tmp_path):
+    """Fails if a shard that cannot be read ends the data in silence, or with TensorFlow's error."""
+    source = shards_of(tmp_path, [6, 6])
+    data = bytearray((tmp_path / "shard1").read_bytes())
+    data[40] ^= 255
+    (tmp_path / "shard1").write_bytes(data)
+    with pytest.raises(ValueError, match=r"shards train cannot be read: .*corrupt.*Restore"):
+        list(islice(train_batches(source, spec.crop_flip(4), batch_size=4, seed=0), 6))
+    with pytest.raises(ValueError, match="cannot be read"):
+        list(eval_batches(source, EvalSpec(4, 4), batch_size=4))
+
+
+# Decoding.
+
+GOOD = {
+    "jpeg": encode(FLOWER, subsampling=2),
+    "progressive": encode(FLOWER, progressive=True),
+    "grey jpeg": encode(FLOWER, mode="L"),
+    "cmyk": encode(FLOWER, mode="CMYK"),
+    "png": encode(FLOWER, "PNG"),
+    "palette": encode(FLOWER, "PNG", "P"),
+    "alpha": encode(FLOWER, "PNG", "RGBA"),
+    "grey alpha": encode(FLOWER, "PNG", "LA"),
+    "bmp": encode(FLOWER, "BMP"),
+    "bmp alpha": encode(FLOWER, "BMP", "RGBA"),
+    "bmp grey": encode(FLOWER, "BMP", "L"),
+    "1x1": encode(FLOWER[:1, :1], "PNG"),
+    "1x1 jpeg": encode(FLOWER[:1, :1]),
+}
+WEBP = {
+    "webp": encode(FLOWER, "WEBP"),
+    "webp lossless": encode(FLOWER, "WEBP", lossless=True),
+    "webp alpha": encode(FLOWER, "WEBP", "RGBA"),
+}
+BAD = {
+    "empty": (b"", "empty file"),
+    "text": (b"hello, this is no image", "does not decode: .*no JPEG, PNG, BMP or WebP"),
+    "gif": (encode(FLOWER, "GIF", "P"), "does not decode: .*no JPEG, PNG, BMP or WebP"),
+    "cut jpeg": (encode(FLOWER)[:500], "does not decode"),
+    "cut header": (encode(FLOWER)[:20], "does not decode"),
+    "cut png": (encode(FLOWER, "PNG")[:500], "does not decode"),
+    "bomb": (pixel_bomb(), "20000x20000 px, more than 89478485"),
+    "palette bmp": (encode(FLOWER, "BMP", "P"), "does not decode: .*colour palette"),
+}
+
+
+@pytest.mark.parametrize("name", [*GOOD, *WEBP])
+def test_image_decodes_as_pillow_decodes_it(name):
+    """Fails if the sizes, the channels or the box of this format are misread."""
+    data = (GOOD | WEBP)[name]
+    want = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    try:
+        got = decode.decode_image(tf.constant(data), 3).numpy()
+    except tf.errors.InvalidArgumentError:
+        if name in WEBP and tuple(map(int, tf.__version__.split(".")[:2])) < (2, 20):
+            pytest.skip(f"TensorFlow {tf.__version__} does not read WebP")
+        raise
+    np.testing.assert_allclose(got, want, atol=1)
+    assert [int(n) for n in decode.dimensions(tf.constant(data))] == list(want.shape[:2])
+    if want.shape[0] > 1:
+        box = decode.decode_box(tf.constant(data), (16, 10, 31, 40), 3)
+        np.testing.assert_array_equal(box[1:-1, 1:-1], got[17:46, 11:49])
+        np.testing.assert_allclose(box, got[16:47, 10:50].astype(int), atol=8)
+    if name != "cmyk":
+        grey = decode.decode_image(tf.constant(data), 1).numpy()
+        np.testing.assert_allclose(grey[..., 0], got @ [0.299, 0.587, 0.114], atol=10)
+
+
+def test_sixteen_bits():
+    """Fails if the low byte is kept."""
+    deep = (RNG.integers(0, 256, (5, 6)) * 256 + 7).astype(np.uint16)
+    data = io.BytesIO()
+    Image.fromarray(deep).save(data, "PNG")
+    got = decode.decode_image(tf.constant(data.getvalue()), 1)[..., 0]
+    np.testing.assert_array_equal(got, deep // 256)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_image_is_explained(name, tmp_path):
+    """Fails if the reason is another, or a bomb is decoded to find it."""
+    data, reason = BAD[name]
+    import re
+
+    assert re.match(reason, stream.what_is_wrong(data, 3))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode.decode_image(tf.constant(data), 3)
+
+
+def test_damaged_rows_keep_their_place(tmp_path):
+    """Fails if a damaged image moves others, counts, or lends its index to the substitute."""
+    good = photos(12)
+    bad = {f"{i:02}.jpg": data for i, (data, _) in enumerate(BAD.values())}
+    whole = folder(tmp_path / "whole", good)
+    holed = folder(tmp_path / "holed", good | dict(islice(bad.items(), 1, None, 3)))
+    broken = [1, 4, 7]
+    views = spec.byol(8)
+    a = islice(train_batches(whole, views, batch_size=6, seed=0), 5)
+    b = list(islice(train_batches(holed, views, batch_size=6, seed=0), 5))
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x["index"], y["index"])
+        np.testing.assert_array_equal(y["mask"] == 0, np.isin(y["index"], broken))
+        for row in range(6):
+            source = row
+            while y["mask"][source] == 0:
+                source = (source - 1) % 6
+            np.testing.assert_array_equal(y["views"][row], x["views"][source])
+    resumed = train_batches(holed, views, batch_size=6, seed=0, position=18)
+    equal(next(resumed), b[3])
+    equal(next(resumed), b[4])
+    assert why_damaged(holed, 1).startswith("does not decode")
+    Path(holed.describe(7)).unlink()
+    assert why_damaged(holed, 7) == "cannot be read: No such file or directory"
+
+
+def test_substitute_takes_the_label_too(tmp_path):
+    """Fails if a substituted row keeps the label of the damaged image, or takes the next row's."""
+    rows = np.arange(5)
+    batch = {
+        "views": rows[:, None] * 1.0,
+        "index": rows + 10,
+        "label": rows + 20,
+        "mask": np.array([0, 1, 0, 0, 1.0]),
+    }
+    got = pipeline._substitute(open_source("digits"), batch)
+    assert got["views"][:, 0].tolist() == [4, 1, 1, 1, 4]
+    assert got["label"].tolist() == [24, 21, 21, 21, 24]
+    assert got["index"].tolist() == [10, 11, 12, 13, 14]
+
+
+def test_batch_without_a_good_image_stops(tmp_path):
+    """Fails if a batch of nothing is trained on."""
+    source = folder(tmp_path, {f"{i}.png": pixel_bomb() for i in range(4)})
+    with pytest.raises(ValueError, match=r"None of the 4 images .*png: 20000x20000 px, more than"):
+        next(train_batches(source, spec.byol(8), batch_size=4, seed=0))
+
+
+# Evaluation.
+
+
+def test_arrays_are_evaluated_in_order():
+    """Fails if the NumPy way differs from TensorFlow's, or the last batch is cut."""
+    source = open_source("digits", split="test").take(np.arange(25))
+    view = EvalSpec(8, 8, (0.3,), (0.4,))
+    batches = list(eval_batches(source, view, batch_size=10))
+    assert [b["mask"].sum() for b in batches] == [10, 10, 5]
+    joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
+    assert joined["index"].tolist() == [*range(25), *[-1] * 5]
+    assert joined["label"].tolist() == [*source.labels, *[-1] * 5]
+    assert joined["views"].shape == (30, 1, 8, 8, 1)
+    for i in range(25):
+        want = host.eval_view(tf.constant(source.images[i]), view)
+        np.testing.assert_allclose(joined["views"][i, 0], want, atol=1e-5)
+
+
+def test_every_source_is_evaluated(sources, tmp_path):
+    """Fails if a source's evaluation loses its order, its labels or its damaged rows."""
+    for kind, source in sources.items():
+        view = EvalSpec(10, 12, (0.3,) * source.channels, (0.4,) * source.channels)
+        batches = list(eval_batches(source, view, batch_size=6))
+        index = np.concatenate([b["index"] for b in batches])
+        n = source.num_examples
+        assert index[:n].tolist() == list(range(n)), kind
+        assert sum(b["mask"].sum() for b in batches) == n
+        assert all(b["views"].shape == (6, 1, 10, 10, source.channels) for b in batches)
+        if kind == "stream":
+            assert np.concatenate([b["label"] for b in batches])[:n].tolist() == list(range(n))
+    source = sources["folder"]
+    want = host.eval_view(whole_image(source, 20), EvalSpec(10, 12))
+    got = list(eval_batches(source, EvalSpec(10, 12), batch_size=6))[3]["views"][2, 0]
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    shutil.copytree(source.root, tmp_path / "train")
+    shutil.copytree(source.root, tmp_path / "val")
+    (tmp_path / "train" / "08.jpg").write_bytes(b"")
+    holed = list(eval_batches(open_source("folder", str(tmp_path)), EvalSpec(10, 12), batch_size=6))
+    assert [b["mask"].tolist() for b in holed[:2]] == [[1.0] * 6, [1, 1, 0, 1, 1, 1]]
+    assert np.concatenate([b["index"] for b in holed])[:21].tolist() == list(range(21))
+
+
+def test_marked_arrays_are_damaged_rows():
+    """Fails if `intact` is dropped in training or evaluation."""
+    intact = np.arange(20) % 5 != 0
+    images = RNG.integers(0, 256, (20, 8, 8, 3), np.uint8)
+    source = Source("marked", 20, 3, images=images, intact=intact)
+    batch = next(train_batches(source, spec.cifar(8), batch_size=20, seed=0))
+    np.testing.assert_array_equal(batch["mask"] == 1, intact[batch["index"]])
+    assert set(batch["label"]) == {-1}
+    for resize in (8, 9):
+        (batch,) = eval_batches(source, EvalSpec(8, resize), batch_size=20)
+        np.testing.assert_array_equal(batch["mask"] == 1, intact)
+
+
+# What is refused, before anything is read.
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 51}, r"batch_size is 51, more than the 50 examples of digits train"),
+        ({"batch_size": 0}, r"batch_size is 0 .* expected a positive multiple"),
+        ({"batch_size": 9, "process_count": 2}, r"batch_size is 9 with 2 processes"),
+        ({"position": 5}, r"position is 5; expected a multiple of the batch size 10"),
+        ({"process_index": 1}, r"process_index is 1; expected 0 to 0"),
+        ({"views": ()}, r"The views have the sizes none; expected one or more"),
+        ({"views": (*spec.digits(8), *spec.digits(9))}, r"sizes 8, 8, 9, 9; expected .* one size"),
+        ({"views": spec.byol(8)}, r"views have 3 channels and digits train has 1; .* 1 values"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(sources, change, message):
+    """Fails if the error comes with the first batch only, or not at all."""
+    arguments = {"views": spec.digits(8), "batch_size": 10, "seed": 0} | change
+    views = arguments.pop("views")
+    with pytest.raises(ValueError, match=message):
+        train_batches(sources["arrays"], views, **arguments)
+
+
+def test_eval_and_streams_refuse(sources):
+    """Fails if evaluation takes other channels, or a process may be left without records."""
+    with pytest.raises(ValueError, match="views have 3 channels"):
+        eval_batches(sources["arrays"], EvalSpec(8, 8), batch_size=10)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        eval_batches(sources["folder"], EvalSpec(8, 8), batch_size=0)
+    with pytest.raises(ValueError, match=r"5 shards of 3 to 9 records, too few for 8 processes"):
+        pipeline.steps_per_epoch(sources["stream"], 8, 8)

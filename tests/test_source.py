@@ -1,0 +1,362 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from byol_jax.data.source import Shard, Source, open_source
+
+RNG = np.random.default_rng(0)
+
+
+def save(path, side=6, seed=0):
+    """An image file of random pixels; one seed, one content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(path, format="PNG" if path.suffix == ".x" else None)
+
+
+def test_arrays_need_no_tensorflow(tmp_path):
+    """Fails if source, digits, npz or their evaluation import TensorFlow."""
+    np.savez(tmp_path / "a.npz", images=RNG.integers(0, 256, (50, 4, 4, 3), np.uint8))
+    code = f"""
+import sys
+from byol_jax.data import pipeline, source
+from byol_jax.views.spec import EvalSpec
+for name, where, side, c in (("digits", "", 8, 1), ("npz", {str(tmp_path / "a.npz")!r}, 4, 3)):
+    s = source.open_source(name, where)
+    assert s.hold_out(0.5)[0].num_examples
+    assert len(list(pipeline.eval_batches(s, EvalSpec(side, side, (0.5,) * c, (1.0,) * c),
+                                          batch_size=10)))
+assert "tensorflow" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+def test_digits():
+    """Fails if the split, the scale or the labels change."""
+    train, test = open_source("digits"), open_source("digits", split="test")
+    assert (train.num_examples, test.num_examples, train.channels) == (1297, 500, 1)
+    data = load_digits()
+    last = np.random.RandomState(0).permutation(1797)[-1]
+    np.testing.assert_array_equal(test.images[-1, ..., 0], np.rint(data.images[last] * 255 / 16))
+    assert test.labels[-1] == data.target[last]
+    assert test.images.max() == 255
+    assert not set(train.rows) & set(test.rows)
+    assert test.describe(499) == f"digits test, example {last}"
+    assert train.labels.dtype == np.int32
+
+
+def test_take_and_hold_out():
+    """Fails if labels, images and names part ways, or the parts overlap."""
+    source = open_source("digits")
+    some = source.take(np.array([5, 3])).take(np.array([1]))
+    np.testing.assert_array_equal(some.images[0], source.images[3])
+    assert (some.num_examples, some.labels[0]) == (1, source.labels[3])
+    assert some.describe(0) == source.describe(3)
+    rest, held = source.hold_out(0.1, seed=4)
+    assert held.num_examples == 130
+    assert sorted([*rest.rows, *held.rows]) == sorted(source.rows)
+    assert set(held.rows) == set(source.hold_out(0.1, seed=4)[1].rows)
+    assert set(held.rows) != set(source.hold_out(0.1, seed=5)[1].rows)
+    with pytest.raises(ValueError, match=r"Holding out 0.0001 of the 1297 examples"):
+        source.hold_out(0.0001)
+
+
+def test_streams_hold_out_shards():
+    """Fails if a stream is cut inside a shard, or its examples are picked."""
+    shards = tuple(Shard(f"s{i}", 10 + i) for i in range(4))
+    source = Source("set train", 46, 3, shards=shards)
+    assert source.is_stream
+    rest, held = source.hold_out(0.25)
+    assert (rest.num_examples, held.num_examples, held.shards) == (33, 13, shards[3:])
+    assert source.describe(22) == "set train, example 22 (record 1 of s2)"
+    assert held.locate(2) == (shards[3], 2)
+    with pytest.raises(ValueError, match="read as a stream, and its examples cannot be picked"):
+        source.take(np.array([0]))
+    with pytest.raises(ValueError, match="1 shards"):
+        Source("set", 10, 3, shards=shards[:1]).hold_out(0.1)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"split": "val"}, "split is 'val'; expected 'train' or 'test'"),
+        ({"channels": 4}, "channels is 4; expected 1 or 3"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    """Fails if an argument is not checked before the data is opened."""
+    with pytest.raises(ValueError, match=message):
+        open_source("digits", **kwargs)
+
+
+# Arrays.
+
+PIXELS = RNG.integers(0, 256, (200, 4, 4, 3), np.uint8)
+LABELS = np.arange(200) % 7
+
+
+@pytest.mark.parametrize("names", [("images", "labels"), ("x_train", "y_train")])
+def test_npz_holds_out_by_content(tmp_path, names):
+    """Fails if equal images are parted, or labels lose their images."""
+    images = np.concatenate([PIXELS, PIXELS])
+    np.savez(tmp_path / "a.npz", **{names[0]: images, names[1]: np.tile(LABELS, 2)[:, None]})
+    train, test = (open_source("npz", str(tmp_path / "a.npz"), s) for s in ("train", "test"))
+    assert train.num_examples + test.num_examples == 400
+    assert 10 < test.num_examples < 80
+    assert not {i.tobytes() for i in train.images} & {i.tobytes() for i in test.images}
+    np.testing.assert_array_equal(test.labels, np.tile(LABELS, 2)[test.rows])
+    np.testing.assert_array_equal(test.images, images[test.rows])
+    assert (test.classes, test.channels) == (7, 3)
+    other = open_source("npz", str(tmp_path / "a.npz"), "test", seed=1)
+    assert set(other.rows) != set(test.rows)
+
+
+def test_npz_with_parts(tmp_path):
+    """Fails if train and test are mixed up, or grey images get no channel."""
+    np.savez(
+        tmp_path / "a.npz",
+        x_train=PIXELS[:9, ..., 0],
+        y_train=LABELS[:9],
+        x_test=PIXELS[9:12, ..., 0],
+        y_test=np.array([0, 9, -1]),
+    )
+    train, test = (open_source("npz", str(tmp_path / "a.npz"), s) for s in ("train", "test"))
+    np.testing.assert_array_equal(train.images, PIXELS[:9, ..., :1])
+    np.testing.assert_array_equal(test.labels, [0, 9, -1])
+    assert train.classes == test.classes == 10
+    np.savez(tmp_path / "b.npz", train_images=PIXELS, test_images=PIXELS[:5])
+    unlabelled = open_source("npz", str(tmp_path / "b.npz"))
+    assert unlabelled.classes == 0
+    assert set(unlabelled.labels) == {-1}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": PIXELS / 255}, "images is float64; expected uint8"),
+        ({"images": PIXELS[0, 0]}, r"shape \(4, 3\); expected \[N, H, W\]"),
+        ({"images": PIXELS.transpose(0, 3, 1, 2)[:, :, :, :2]}, "C 1 or 3 last"),
+        ({"images": PIXELS[:0]}, r"shape \(0, 4, 4, 3\)"),
+        ({"images": PIXELS, "labels": LABELS[:5]}, r"\(5,\); expected integers \(200,\)"),
+        ({"images": PIXELS, "labels": LABELS / 2}, "labels is float64"),
+        ({"images": PIXELS, "labels": LABELS - 3}, "labels holds -3"),
+        ({"pictures": PIXELS}, "has the arrays pictures; expected images and labels"),
+        ({"images": np.array([{}], object)}, "cannot be read .*of plain arrays"),
+        ({"images": PIXELS[:1]}, "1 images, too few to hold out a tenth"),
+    ],
+)
+def test_npz_refuses(tmp_path, arrays, message):
+    """Fails if such arrays pass, pickles are loaded, or the error is another."""
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        [open_source("npz", str(tmp_path / "a.npz"), split) for split in ("train", "test")]
+
+
+def test_npz_missing_or_no_npz(tmp_path):
+    """Fails if a missing or foreign file gives a traceback of numpy's."""
+    with pytest.raises(ValueError, match=r"is no file; expected data.dir to name a .npz file"):
+        open_source("npz", str(tmp_path / "a.npz"))
+    (tmp_path / "a.npz").write_bytes(b"not a zip file")
+    with pytest.raises(ValueError, match=r"a.npz cannot be read"):
+        open_source("npz", str(tmp_path / "a.npz"))
+    np.save(tmp_path / "b.npy", PIXELS)
+    with pytest.raises(ValueError, match=r"b.npy cannot be read"):
+        open_source("npz", str(tmp_path / "b.npy"))
+
+
+# Folders.
+
+
+def test_folder_with_classes_and_parts(tmp_path):
+    """Fails if labels are not the sorted first folders, or suffixes are case-sensitive."""
+    for i, name in enumerate(["b/1.PNG", "b/deep/2.bmp", "a/3.jpeg", "a/.hidden.png", "c/4.webp"]):
+        save(tmp_path / "train" / name, seed=i)
+    save(tmp_path / "train" / ".cache" / "5.png")
+    (tmp_path / "train" / "notes.txt").write_text("not an image")
+    save(tmp_path / "val" / "b" / "6.png")
+    save(tmp_path / "val" / "c" / "7.png")
+    train = open_source("folder", str(tmp_path))
+    assert list(train.paths) == ["a/3.jpeg", "b/1.PNG", "b/deep/2.bmp", "c/4.webp"]
+    assert train.labels.tolist() == [0, 1, 1, 2]
+    assert train.class_names == ("a", "b", "c")
+    test = open_source("folder", str(tmp_path), "test")
+    assert test.labels.tolist() == [1, 2]
+    assert test.classes == 3
+    assert test.describe(0) == str(tmp_path / "val" / "b" / "6.png")
+    save(tmp_path / "val" / "d" / "8.png")
+    with pytest.raises(ValueError, match=r"has the class folder 'd', which .*train lacks"):
+        open_source("folder", str(tmp_path), "test")
+
+
+def test_flat_folder_holds_out_a_tenth(tmp_path):
+    """Fails if copies of a file are parted, or unlabelled images get labels."""
+    for i in range(120):
+        save(tmp_path / f"{i}.png", side=2, seed=i % 60)
+    train, test = (open_source("folder", str(tmp_path), s) for s in ("train", "test"))
+    names = [{int(p.removesuffix(".png")) % 60 for p in s.paths} for s in (train, test)]
+    assert not names[0] & names[1]
+    assert len(train.paths) + len(test.paths) == 120
+    assert 2 <= len(test.paths) <= 30
+    assert train.classes == 0
+    assert set(train.labels) == {-1}
+    assert list(test.paths) == list(open_source("folder", str(tmp_path), "test").paths)
+
+
+def test_large_files_are_told_apart_by_their_middle(tmp_path):
+    """Fails if only the beginning of a large file is looked at, or the whole of it is read."""
+    from byol_jax.data.folder import _excerpt
+
+    base = bytearray(400_000)
+    a, b, c = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    a.write_bytes(base)
+    b.write_bytes(base)
+    base[130_000] = 1
+    c.write_bytes(base)
+    assert _excerpt(a) == _excerpt(b) != _excerpt(c)
+    assert len(_excerpt(a)) < 70_000
+
+
+def test_one_class_or_mixed_folders_are_unlabelled(tmp_path):
+    """Fails if a single folder, or images beside folders, give labels."""
+    for i in range(3):
+        save(tmp_path / "one" / "train" / "only" / f"{i}.png", seed=i)
+        save(tmp_path / "one" / "val" / f"{i}.png", seed=i)
+        save(tmp_path / "two" / "train" / "abc"[i] / "x.png", seed=i)
+        save(tmp_path / "two" / "val" / "x.png", seed=i)
+    save(tmp_path / "two" / "train" / "y.png")
+    for name in ("one", "two"):
+        source = open_source("folder", str(tmp_path / name))
+        assert source.classes == 0
+        assert set(source.labels) == {-1}
+
+
+def test_linked_folders(tmp_path):
+    """Fails if links are not followed, or a link back up never ends."""
+    save(tmp_path / "real" / "x.png")
+    save(tmp_path / "data" / "train" / "y.png")
+    save(tmp_path / "data" / "val" / "y.png")
+    (tmp_path / "data" / "train" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "data" / "train" / "loop").symlink_to(tmp_path / "data" / "train")
+    assert list(open_source("folder", str(tmp_path / "data")).paths) == ["link/x.png", "y.png"]
+
+
+def test_folder_refuses(tmp_path):
+    """Fails if a folder without images passes, or the message does not say what it holds."""
+    with pytest.raises(ValueError, match=r"is no folder; expected data.dir"):
+        open_source("folder", str(tmp_path / "missing"))
+    with pytest.raises(ValueError, match="is no folder"):
+        open_source("folder", "")
+    with pytest.raises(ValueError, match=r"holds no images .it holds no files"):
+        open_source("folder", str(tmp_path))
+    (tmp_path / "a.gif").write_bytes(b"GIF89a")
+    with pytest.raises(ValueError, match=r"it holds 1 with .gif.; expected files ending in .jpg"):
+        open_source("folder", str(tmp_path))
+    save(tmp_path / "only.png")
+    with pytest.raises(ValueError, match="1 images, too few to hold out a tenth"):
+        [open_source("folder", str(tmp_path), split) for split in ("train", "test")]
+
+
+# tfds.
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A small tfds data set on disk, of fixed and of varying size; its folder and its images."""
+    import tensorflow_datasets as tfds
+
+    where = tmp_path_factory.mktemp("tfds")
+    pixels = RNG.integers(0, 256, (30, 5, 6, 3), np.uint8)
+    for name, shape in (("tiny_fixed", (5, 6, 3)), ("tiny_free", (None, None, 3))):
+        features = tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=shape),
+                "label": tfds.features.ClassLabel(names=["x", "y", "z"]),
+            }
+        )
+        examples = [(i, {"image": p, "label": i % 3}) for i, p in enumerate(pixels)]
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name=name,
+            version="1.0.0",
+            features=features,
+            split_datasets={"train": examples[:20], "validation": examples[20:]},
+            data_dir=str(where),
+            disable_shuffling=True,
+        )
+    return str(where), pixels
+
+
+def test_tfds_of_one_size_is_decoded(prepared):
+    """Fails if order, labels or the choice of the test split change."""
+    where, pixels = prepared
+    train, test = (open_source("tiny_fixed", where, s) for s in ("train", "test"))
+    np.testing.assert_array_equal(train.images, pixels[:20])
+    np.testing.assert_array_equal(test.images, pixels[20:])
+    assert train.labels.tolist() == [i % 3 for i in range(20)]
+    assert (train.classes, train.class_names, train.intact) == (3, ("x", "y", "z"), None)
+    assert test.describe(3).startswith("tiny_fixed validation, example 3 (record 3 of ")
+    grey = open_source("tiny_fixed", where, channels=1)
+    assert grey.images.shape == (20, 5, 6, 1)
+    want = pixels[:20] @ np.array([0.2989, 0.587, 0.114])
+    np.testing.assert_allclose(grey.images[..., 0], want, atol=1.5)
+
+
+def test_tfds_of_many_sizes_stays_encoded(prepared):
+    """Fails if encoded images lose their order when some are taken."""
+    where, pixels = prepared
+    source = open_source("tiny_free", where)
+    assert source.images is None
+    assert not source.is_stream
+    import tensorflow as tf
+
+    some = source.take(np.array([7, 2]))
+    np.testing.assert_array_equal(tf.io.decode_png(some.encoded[0]), pixels[7])
+    assert some.labels.tolist() == [1, 2]
+
+
+def test_large_tfds_is_a_stream(prepared):
+    """Fails if a set that does not fit is read into memory."""
+    from byol_jax.data import records
+
+    source = records.open_tfds("tiny_free", prepared[0], "train", 3, in_memory=False)
+    assert source.is_stream
+    assert source.labels is None
+    assert sum(s.records for s in source.shards) == source.num_examples == 20
+
+
+def test_damaged_image_of_one_size_is_marked():
+    """Fails if a damaged image stops the set from opening, or moves the images after it."""
+    import tensorflow as tf
+
+    from byol_jax.data import records
+
+    pixels = RNG.integers(0, 256, (9, 5, 6, 3), np.uint8)
+    encoded = [tf.io.encode_png(p).numpy() for p in pixels]
+    encoded[4], encoded[6] = encoded[4][:60], b""
+    images, intact = records._decode_all(tf.constant(encoded), (5, 6, 3))
+    good = [i for i in range(9) if i not in (4, 6)]
+    np.testing.assert_array_equal(images[good], pixels[good])
+    assert np.flatnonzero(~intact).tolist() == [4, 6]
+    encoded[4] = encoded[4] + b"0" * 20  # headers are all as promised now: the fast way
+    images, intact = records._decode_all(tf.constant(encoded[:6]), (5, 6, 3))
+    assert np.flatnonzero(~intact).tolist() == [4]
+
+
+def test_tfds_that_is_not_there(prepared, monkeypatch):
+    """Fails if a name has no hint, or a failed download leaves its own traceback."""
+    import tensorflow_datasets as tfds
+
+    with pytest.raises(ValueError, match="no data set 'cifar_10': did you mean cifar10"):
+        open_source("cifar_10", prepared[0])
+    with pytest.raises(ValueError, match=r"is no folder; expected data.dir"):
+        open_source("cifar10", prepared[0] + "/missing")
+
+    def fail(self, **kwargs):
+        raise ConnectionError("no route to host\nand so on")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+    with pytest.raises(ValueError, match=r"mnist is not prepared under .* no route to host. Prep"):
+        open_source("mnist", prepared[0])

@@ -79,8 +79,12 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
             check_config_file(args)
             try:
                 return flags.FLAGS(args)
-            except flags.Error:
-                raise
+            except flags.Error as e:
+                # An error inside a config file comes with its whole traceback as text.
+                text = str(e).strip()
+                if "Traceback" in text:
+                    text = f"the config file: {text.splitlines()[-1]}"
+                raise ValueError(text) from e
             except (AttributeError, KeyError, TypeError, ValueError, SyntaxError) as e:
                 # ml_collections raises bare errors of many kinds for a config it cannot use.
                 raise ValueError(f"{_one_line(e)} (while reading --config)") from e

@@ -187,11 +187,20 @@ def load_config(path: Path) -> ConfigDict:
         raise ValueError(f"{path} does not exist; expected the folder of a run made by train.")
     try:
         values = json.loads(path.read_text())
-    except json.JSONDecodeError as e:
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} is no JSON ({e}); restore it or start a new run.") from e
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{path} is no config but {type(values).__name__}; restore it or start a new run."
+        )
     config = default_config()  # keys that are newer than the run keep their defaults
     for key, value in flatten(_tuples(values)).items():
-        _set(config, key, tuple(value) if isinstance(value, list) else value)
+        try:
+            if value is None:
+                raise TypeError("no value may be null")
+            _set(config, key, tuple(value) if isinstance(value, list) else value)
+        except TypeError as e:
+            raise ValueError(f"{path}: {key} cannot be {value!r} ({e}).") from e
     check_keys(config)
     return config
 

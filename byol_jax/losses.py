@@ -1,8 +1,8 @@
 """Pure maths on embeddings, each against its equation.
 
 Shape key: B examples, V views, D embedding, A anchors (B * V), G groups.
-All functions work in the dtype given and want float32 or float64. They are written as matmuls on the
-global arrays, so that they are exact under any sharding of B.
+All functions work in the dtype given and want float32 or float64. They are written as matmuls on
+the global arrays, so that they are exact under any sharding of B.
 """
 
 from __future__ import annotations

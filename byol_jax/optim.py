@@ -119,7 +119,8 @@ def lars(
 ) -> Optimizer:
     """Layer-wise adaptive rate scaling.
 
-    g <- g + wd p;  g <- g eta |p| / |g| (1 if either norm is 0);  m <- momentum m + g;  p <- p - lr m.
+    g <- g + wd p;  g <- g eta |p| / |g| (1 if either norm is 0);
+    m <- momentum m + g;  p <- p - lr m.
     Biases and norm parameters are left out of decay and adaptation.
 
     Args:

@@ -124,8 +124,9 @@ def test_a_masked_row_changes_nothing(name):
     def mean(q, z, mask):
         return losses.masked_mean(LOSSES[name](q, z, mask), mask)
 
-    masked, gradient = jax.value_and_grad(mean)(q, z, mask)
-    alone, expected = jax.value_and_grad(mean)(q[kept], z[kept], np.ones(3))
+    grad = jax.jit(jax.value_and_grad(mean))
+    masked, gradient = grad(q, z, mask)
+    alone, expected = grad(q[kept], z[kept], np.ones(3))
     np.testing.assert_allclose(masked, alone, rtol=1e-13)
     np.testing.assert_allclose(gradient[kept], expected, atol=1e-14)
     np.testing.assert_array_equal(gradient[~kept], 0)
@@ -140,7 +141,7 @@ def test_gradients_are_finite_where_hardly_a_row_counts(name, left):
     def mean(q):
         return losses.masked_mean(LOSSES[name](q, z, mask.astype(float)), mask)
 
-    value, gradient = jax.value_and_grad(mean)(q)
+    value, gradient = jax.jit(jax.value_and_grad(mean))(q)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
     assert np.isfinite(losses.info_nce(q, z, 0.01, 1.0, mask)).all()
@@ -176,7 +177,7 @@ def test_cross_entropy_and_its_unknown_labels():
 
 @pytest.mark.parametrize(("rows_", "dim"), [(40, 6), (6, 40)])
 def test_spread_equals_numpy(rows_, dim):
-    """Fails if masked rows count, rows are not normalised, or a Gram matrix stands for C wrongly."""
+    """Fails if masked rows count, rows are not normalised, or a Gram matrix is wrong."""
     x = np.random.RandomState(0).randn(rows_, dim) * np.arange(1, dim + 1) + 0.5
     mask = (np.arange(rows_) % 3 > 0).astype(float)
     unit = x[mask > 0] / np.linalg.norm(x[mask > 0], axis=1, keepdims=True)

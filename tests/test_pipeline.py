@@ -1,4 +1,5 @@
 import io
+import re
 import shutil
 import struct
 import zlib
@@ -100,9 +101,10 @@ def sources(tmp_path_factory):
 
 
 def views_for(source):
+    """Few operations, since tracing is what takes the time; all draw from the same numbers."""
     if source.channels == 1:
         return spec.digits(8)
-    return spec.byol(12, blur=0.5)
+    return spec.crop_flip(12, jitter=0.5, brightness=0.3, contrast=0.0) * 2
 
 
 @pytest.mark.parametrize("kind", ["arrays", "folder", "encoded", "stream"])
@@ -142,7 +144,7 @@ def test_views_are_those_of_the_host(sources):
     """Fails if crops, draws or specs of the views are mixed up, or labels go to other rows."""
     for kind, tolerance in (("arrays", 1e-5), ("folder", 1e-5), ("encoded", 1e-5)):
         source = sources[kind]
-        views = views_for(source)
+        views = spec.byol(12, blur=0.5) if kind == "folder" else views_for(source)
         views = (views[0], spec.dataclasses.replace(views[1], solarize=1.0))
         batches = train_batches(source, views, batch_size=10, seed=3)
         for epoch in (0, 0, 1) if source.num_examples < 30 else (0,):
@@ -301,14 +303,15 @@ def test_sixteen_bits():
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_image_is_explained(name, tmp_path):
+def test_bad_image_is_explained(name):
     """Fails if the reason is another, or a bomb is decoded to find it."""
     data, reason = BAD[name]
-    import re
-
     assert re.match(reason, stream.what_is_wrong(data, 3))
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode.decode_image(tf.constant(data), 3)
+    if name == "bomb":  # its header alone must do
+        with pytest.raises(tf.errors.InvalidArgumentError, match="more than 89478485 pixels"):
+            decode.dimensions(tf.constant(data))
 
 
 def test_damaged_rows_keep_their_place(tmp_path):
@@ -318,7 +321,7 @@ def test_damaged_rows_keep_their_place(tmp_path):
     whole = folder(tmp_path / "whole", good)
     holed = folder(tmp_path / "holed", good | dict(islice(bad.items(), 1, None, 3)))
     broken = [1, 4, 7]
-    views = spec.byol(8)
+    views = spec.crop_flip(8)
     a = islice(train_batches(whole, views, batch_size=6, seed=0), 5)
     b = list(islice(train_batches(holed, views, batch_size=6, seed=0), 5))
     for x, y in zip(a, b, strict=True):
@@ -356,7 +359,7 @@ def test_batch_without_a_good_image_stops(tmp_path):
     """Fails if a batch of nothing is trained on."""
     source = folder(tmp_path, {f"{i}.png": pixel_bomb() for i in range(4)})
     with pytest.raises(ValueError, match=r"None of the 4 images .*png: 20000x20000 px, more than"):
-        next(train_batches(source, spec.byol(8), batch_size=4, seed=0))
+        next(train_batches(source, spec.crop_flip(8), batch_size=4, seed=0))
 
 
 # Evaluation.
@@ -406,7 +409,7 @@ def test_marked_arrays_are_damaged_rows():
     intact = np.arange(20) % 5 != 0
     images = RNG.integers(0, 256, (20, 8, 8, 3), np.uint8)
     source = Source("marked", 20, 3, images=images, intact=intact)
-    batch = next(train_batches(source, spec.cifar(8), batch_size=20, seed=0))
+    batch = next(train_batches(source, spec.crop_flip(8), batch_size=20, seed=0))
     np.testing.assert_array_equal(batch["mask"] == 1, intact[batch["index"]])
     assert set(batch["label"]) == {-1}
     for resize in (8, 9):

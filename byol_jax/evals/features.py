@@ -62,10 +62,10 @@ def topk_accuracy(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, floa
     """Top-1 and top-5 accuracy in percent; rows labelled -1 do not count."""
     known = labels_N >= 0
     scores, labels = scores_NK[known], labels_N[known]
-    # How many classes score higher than the right one. Ties go against us, so that a constant
-    # output is not perfect.
+    # How many classes are not below the right one. Ties and NaN go against us, so that a constant
+    # or broken output is not perfect.
     right = np.take_along_axis(scores, labels[:, None], 1)
-    rank = (scores >= right).sum(1) - 1
+    rank = (~(scores < right)).sum(1) - 1
     accuracy = {"top1": 100 * float((rank < 1).mean())}
     if scores.shape[1] > 5:
         accuracy["top5"] = 100 * float((rank < 5).mean())

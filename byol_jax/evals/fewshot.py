@@ -28,8 +28,8 @@ def draw_labels(labels: np.ndarray, shots: int, draw: int) -> np.ndarray:
         members = np.flatnonzero(labels == c)
         if len(members) < shots:
             raise ValueError(
-                f"Class {c} has {len(members)} training images, fewer than the {shots} labels asked "
-                "for; take smaller eval.shots."
+                f"Class {c} has {len(members)} training images, fewer than the {shots} labels "
+                "asked for; take smaller eval.shots."
             )
         picked.append(random.permutation(members)[:shots])
     return np.concatenate(picked)

@@ -28,7 +28,8 @@ def _votes(
     test_MD: Array, train_ND: Array, train_N: Array, k: int, classes: int, t: Array
 ) -> Array:
     similarity, nearest = jax.lax.top_k(test_MD @ train_ND.T, k)
-    weight = jnp.exp(similarity / t)
+    # Relative to the nearest (which comes first): exp(1 / t) overflows below t = 0.012.
+    weight = jnp.exp((similarity - similarity[:, :1]) / t)
     one_hot = jax.nn.one_hot(train_N[nearest], classes)
     return jnp.einsum("mk,mkc->mc", weight, one_hot)
 

@@ -100,14 +100,14 @@ class Checkpoints:
         return jax.tree_util.tree_unflatten(structure, [flat[k] for k in wanted])
 
     def arrays(self, step: int, prefix: str) -> dict[str, np.ndarray]:
-        """The saved arrays whose names start with `prefix`, on the host, by the rest of the name."""
+        """The saved arrays whose names start with `prefix`, on the host, by the name's rest."""
         path = self._root / str(step) / "state"
         with ocp.PyTreeCheckpointer() as reader:
             shapes = {k: v for k, v in self._shapes(step).items() if k.startswith(prefix)}
             restored = reader.restore(
                 path,
                 args=ocp.args.PyTreeRestore(
-                    item={k: 0 for k in shapes},
+                    item=dict.fromkeys(shapes, 0),
                     restore_args={k: ocp.RestoreArgs(restore_type=np.ndarray) for k in shapes},
                     partial_restore=True,
                 ),

@@ -16,7 +16,7 @@ Tree = Any  # a pytree of arrays
 Batch = Mapping[str, Any]
 """One training batch, arrays only.
 
-views  [B, V, H, W, C]  float, normalised (or uint8 [B, 1, H, W, C] where the device makes the views)
+views  [B, V, H, W, C]  float, normalised (uint8 [B, 1, H, W, C] where the device makes the views)
 index  [B] int32        position of the example in the data set
 label  [B] int32        class, -1 where unknown
 mask   [B] float32      1, or 0 for a row that must not count (a substitute, padding)

@@ -1,6 +1,7 @@
 """Judge the encoder of a run beside an untrained one.
 
-python -m byol_jax.evaluate --workdir DIR --protocol knn|linear|finetune|fewshot [--config.KEY=VALUE ...]
+python -m byol_jax.evaluate --workdir DIR --protocol knn|linear|finetune|fewshot \\
+    [--config.KEY=VALUE ...]
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ def describe(e: Experiment, state: TrainState, workdir: Path) -> None:
     log.say(
         f"{e.info.method} of {e.encoder.config['name']} ({encoder:,} parameters, {count:,} "
         f"trained) on {e.source.num_examples:,} images of {e.info.source}, batch "
-        f"{e.config.batch_size}, {e.total_steps} steps, {devices.size} x {devices.flat[0].device_kind}"
+        f"{e.config.batch_size}, {e.total_steps} steps, "
+        f"{devices.size} x {devices.flat[0].device_kind}"
     )
     overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     (workdir / "parameters.txt").write_text(overview + "\n")

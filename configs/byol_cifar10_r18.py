@@ -4,7 +4,8 @@
         [--config.data.dir=/path/to/tensorflow_datasets]
 
 Views as in solo-learn's recipe (vturrisi/solo-learn: scripts/pretrain/cifar/byol.yaml), which
-publishes 92.58 online linear top-1 after 1000 epochs. LARS is BYOL's own, without that recipe's clipping.
+publishes 92.58 online linear top-1 after 1000 epochs. LARS is BYOL's own, without that recipe's
+clipping.
 Hardware, hours and accuracy of this code: not yet run here.
 """
 

@@ -178,9 +178,10 @@ GIVEN = ({"scale": np.ones(3, np.float32)}, {"mean": np.zeros(3, np.float32)})
 def evaluate(validation=0, test=0, lrs=(64.0, 1e-6), frozen=True, given=GIVEN):
     parts = Parts(part(32, 0), part(24, 1), part(24, 2, validation), part(24, 3, test))
     protocol = Protocol(lrs, epochs=8, batch_size=16, frozen=frozen)
-    return linear(flat_encoder(), given, parts, protocol, CLASSES, first_devices(8))
+    return linear(flat_encoder(), given, parts, protocol, CLASSES, first_devices(2))
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_rate_is_picked_on_validation_alone():
     """Fails if the test labels have a say, or the training accuracy has."""
     right = evaluate()
@@ -195,6 +196,7 @@ def test_the_rate_is_picked_on_validation_alone():
     assert inverted["validation_top1"] > 0
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_callers_weights_are_left_alone(frozen):
     """Fails if the weights given are donated or trained in place."""

@@ -35,7 +35,7 @@ def test_eight_devices_are_one(x64):
     """Fails if anything is computed per device: 20 steps of BYOL at its own rate and decay."""
     method = with_probe(make(make_encoder("tiny", width=0.25, dtype="float64")), 3, 32)
     optimizer = optim.lars(optim.warmup_cosine(0.45, 4, STEPS), weight_decay=1e-6)
-    batch, found = make_batch(16), []
+    batch, found = make_batch(8), []
     batch["mask"][5] = 0
     for n in (1, 8):
         mesh = first_devices(n)

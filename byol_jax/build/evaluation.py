@@ -49,7 +49,7 @@ def build_evaluation(e: Experiment) -> Callable[[TrainState], dict[str, float]] 
 
     @jax.jit  # one function object: every evaluation of the run shares one compilation
     def outputs(weights: Tree, images: jax.Array) -> dict[str, jax.Array]:
-        found = e.method.features(*weights, images)
+        found = e.method.features(weights[0], weights[1], images)
         return {k: v for k, v in found.items() if k in ("h", "probe")}
 
     def run(state: TrainState, part: Source) -> Extracted:
@@ -94,6 +94,7 @@ class Judge:
     def features(self, encoder: Encoder, start: tuple[Tree, Tree], source: Source) -> Extracted:
         """Pooled features of a source's centre crops."""
 
+        @jax.jit
         def outputs(weights: Tree, images: jax.Array) -> dict[str, jax.Array]:
             return {"h": encoder.apply(*weights, images, False)[0].pooled}
 

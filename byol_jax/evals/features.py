@@ -35,18 +35,17 @@ def extract(
     """Apply a function to every image of one pass over the data, in order.
 
     Args:
-      outputs: (weights, images [B, 1, H, W, C]) -> {name: [B, 1, ...]}; compiled here.
+      outputs: jitted (weights, images [B, 1, H, W, C]) -> {name: [B, 1, ...]}.
       weights: any pytree, passed through.
       batches: with views, label and mask; rows of mask 0 are left out.
       mesh: the batches are divided over its devices.
     """
-    run = jax.jit(outputs)
     found: dict[str, list[np.ndarray]] = {}
     labels: list[np.ndarray] = []
     damaged = 0
     for batch in batches:
         mask = np.asarray(batch["mask"]) > 0
-        out = run(weights, put_batch({"views": np.asarray(batch["views"])}, mesh)["views"])
+        out = outputs(weights, put_batch({"views": np.asarray(batch["views"])}, mesh)["views"])
         for name, x in out.items():
             found.setdefault(name, []).append(np.asarray(x, np.float32)[mask, 0])
         labels.append(np.asarray(batch["label"])[mask])

@@ -105,6 +105,7 @@ def _train(
     state = fit(state, step, chain(), options, root_key=key, mesh=mesh)
 
     def score(part: Part) -> tuple[np.ndarray, np.ndarray]:
+        @jax.jit
         def outputs(state: TrainState, images: jax.Array) -> dict[str, jax.Array]:
             logits = method.features(state.params, state.extra, images)["logits"]
             return {"logits": logits[:, None]}

@@ -1,4 +1,4 @@
-"""Supervised training on the same contract: linear evaluation, fine-tuning, the supervised baseline.
+"""Supervised training on the same contract: linear evaluation, fine-tuning, a baseline.
 
 Shape key: B examples, V views, H W C image, D features, K classes, L linear layers side by side.
 """

@@ -164,6 +164,20 @@ def test_the_state_keeps_its_types(x64, name):
     assert types(trained(name).state) == types(before)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_float32_stays_float32_where_float64_is_enabled(x64, name):
+    """Fails if a schedule's value, or a constant, drags a part of the state along to float64."""
+    method, optimizer, batch = (
+        METHODS[name]("float32"),
+        OPTIMIZERS[name](),
+        make_batch(8, "float32"),
+    )
+    before = start_state(method, optimizer, batch)
+    after, _ = jax.eval_shape(make_train_step(method, optimizer), before, batch, jax.random.key(0))
+    dtypes = (jax.tree.map(lambda x: x.dtype, state) for state in (before, after))
+    assert next(dtypes) == next(dtypes)
+
+
 def test_one_compilation(x64, quick):
     """Fails if the second call compiles again."""
     method, optimizer, batch = METHODS["byol probed"]("float64"), OPTIMIZERS["byol"](), make_batch()

@@ -117,6 +117,8 @@ def byol(
         online = {k: params[k] for k in ("encoder", "projector")}
         target = extra["target"]
         moved = optax.incremental_update(online, target["params"], 1 - decay)
+        # Where float64 is enabled, tau is float64 and would take a float32 target along.
+        moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, target["params"])
         return {**extra, "target": {**target, "params": moved}}, {"target/tau": decay}
 
     def online_encoder(params: Tree, extra: Tree) -> tuple[Tree, Tree]:

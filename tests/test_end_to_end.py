@@ -1,0 +1,236 @@
+"""From a config to an encoder in other hands, on real images, as a user would."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_images
+
+import byol_jax
+from byol_jax.build.evaluation import PROTOCOLS
+from byol_jax.build.experiment import build
+from byol_jax.config import default_config
+from byol_jax.evaluate import evaluate, table
+from byol_jax.export import export
+from byol_jax.train import train
+
+ROOT = Path(__file__).parents[1]
+
+
+def load(name, *argument):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*argument)
+
+
+def quick(config):
+    """A config cut down to seconds."""
+    config.epochs = 8
+    config.log_every, config.checkpoint_every, config.evaluate_every = 10, 40, 4
+    config.encoder.width = 0.5
+    config.eval.epochs = 4
+    config.eval.train_batch = 64
+    config.eval.lrs = (10.0, 1.0, 0.2)
+    config.eval.finetune_lrs = (0.4,)
+    config.eval.label_fraction = 0.5
+    config.eval.draws = 2
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    assert train(quick(load("digits")), folder) == 0
+    return folder
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_run_folder_holds_what_the_docs_say(run):
+    """Fails if a file is missing, or the metrics scripts rely on are renamed."""
+    names = {p.name for p in run.iterdir()}
+    assert {"config.json", "metrics.jsonl", "views.png", "parameters.txt", "checkpoints"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    last = rows(run)[-1]
+    assert last["step"] == 80
+    for key in ("train/loss", "train/lr", "train/grad_norm", "target/tau", "data/damaged"):
+        assert np.isfinite(last[key])
+    assert last["time/steps_per_dispatch"] == 1
+    assert 0 <= last["time/wait_share"] <= 1
+    assert last["knn/test_top1"] > 50
+    assert last["probe/test_top1"] > 10
+    assert (run / "views.png").read_bytes()[:4] == b"\x89PNG"
+    from PIL import Image
+
+    picture = np.asarray(Image.open(run / "views.png").convert("L"), float)
+    assert picture.std() > 30, "the picture is not blank"
+
+
+def test_the_loss_falls(run):
+    """Fails if the gradient is not applied, or applied the wrong way round."""
+    losses = [row["train/loss"] for row in rows(run)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_evaluation(run, protocol):
+    """Fails if the pre-trained encoder is no better than the untrained one, or is the target."""
+    result = evaluate(run, protocol)
+    saved = json.loads((run / "eval" / f"{protocol}.json").read_text())
+    assert saved == json.loads(json.dumps(result))
+    assert saved["test_images"] == 500
+    assert 100 >= saved["top1"] > 60
+    # With all labels and eight epochs the two may be near each other; with one label they are not.
+    assert saved["top1"] > saved["untrained_top1"] - 5
+    if protocol == "fewshot":
+        assert saved["rows"]["byol"]["1"] > saved["rows"]["untrained encoder"]["1"] + 5
+    text = table(protocol, saved)
+    assert "untrained encoder" in text
+    assert "byol" in text
+
+
+def test_export_and_load(run, tmp_path):
+    """Fails if the exported encoder is the target, or its normalisation is not the run's."""
+    export(run, "orbax", tmp_path / "encoder")
+    encoder = byol_jax.load_encoder(tmp_path / "encoder")
+    config = load("digits")
+    e = build(quick(config))
+    images = e.source.images[:40]
+    features = encoder(images)
+    assert features.shape == (40, 64)
+    # The same through the checkpoint, normalised by hand.
+    from byol_jax.run_folder import read_run
+
+    found = read_run(run)
+    mean, std = np.float32(found.info.mean), np.float32(found.info.std)
+    x = (images / np.float32(255) - mean) / std
+    expected, _ = found.encoder.apply(found.params, found.stats, x[:, None], False)
+    np.testing.assert_allclose(features, np.asarray(expected.pooled)[:, 0], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="tiny"):
+        export(run, "timm", tmp_path / "timm")
+    assert not (tmp_path / "timm").exists()
+
+
+def test_a_run_starts_from_an_exported_encoder(run, tmp_path):
+    """Fails if init_from is not read, or only the target gets it."""
+    export(run, "orbax", tmp_path / "encoder")
+    config = quick(load("digits"))
+    config.init_from = str(tmp_path / "encoder")
+    from byol_jax.build.experiment import batch_shapes, start_from
+    from byol_jax.train_step import init_state
+
+    e = build(config)
+    fresh = init_state(e.method, e.optimizer, jax.random.key(0), batch_shapes(e), e.mesh)
+    state = start_from(e, fresh)
+    encoder = byol_jax.load_encoder(tmp_path / "encoder")
+    for tree in (state.params["encoder"], state.extra["target"]["params"]["encoder"]):
+        jax.tree.map(np.testing.assert_array_equal, tree, encoder.params)
+    config.encoder.width = 1.0
+    with pytest.raises(ValueError, match=r"encoder.width 0.5, the config 1.0"):
+        start_from(build(config), fresh)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """48 crops of two real photographs, without class folders, and one file that is no image."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photographs")
+    random = np.random.RandomState(0)
+    for i in range(48):
+        photo = load_sample_images().images[i % 2]
+        y, x = random.randint(0, 300), random.randint(0, 500)
+        suffix = ("jpg", "png", "webp", "bmp")[i % 4]
+        Image.fromarray(photo[y : y + 100, x : x + 120]).save(folder / f"{i}.{suffix}")
+    (folder / "broken.jpg").write_bytes(b"no image at all")
+    return folder
+
+
+def folder_config(photographs):
+    config = load("folder")
+    config.data.dir = str(photographs)
+    config.data.max_damaged = 0.1
+    config.batch_size, config.image_size, config.epochs = 8, 32, 2
+    config.encoder.width, config.encoder.dtype = 0.25, "float32"
+    config.method.hidden, config.method.out = 32, 16
+    return config
+
+
+def test_unlabelled_photographs(photographs, tmp_path):
+    """Fails if a folder without classes cannot be trained on, or is evaluated in silence."""
+    assert train(folder_config(photographs), tmp_path) == 0
+    last = rows(tmp_path)[-1]
+    assert not any(key.startswith(("probe/", "knn/")) for key in last)
+    assert last["data/damaged"] <= 1
+    for protocol in PROTOCOLS:
+        with pytest.raises(ValueError, match="no labels"):
+            evaluate(tmp_path, protocol)
+
+
+def test_every_config_builds_its_method():
+    """Fails if a config sets a key that does not exist, or a value that is refused."""
+    names = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
+    assert {"digits", "folder", "byol_imagenet_r50", "simclr_imagenet_r50"} <= set(names)
+    from byol_jax.build.experiment import build_encoder_of, build_method, build_optimizer
+    from byol_jax.build.experiment import build_views, check_values
+    from byol_jax.config import check_keys
+
+    for name in names:
+        config = load(name)
+        check_keys(config)
+        check_values(config)
+        channels = 1 if config.data.name == "digits" else 3
+        assert build_views(config, channels)[0]
+        encoder = build_encoder_of(config, channels)
+        build_method(config, encoder, 10, 1000)
+        build_optimizer(config, 1000, 10)
+
+
+def test_the_papers_recipes():
+    """Fails if a recipe's number is not the paper's: base lr, weight decay and tau by epochs."""
+    expected = {"40": (0.45, 1e-6, 0.97), "1000": (0.2, 1.5e-6, 0.996)}
+    for epochs, (lr, decay, tau) in expected.items():
+        c = load("byol_imagenet_r50", epochs)
+        assert (c.optimizer.lr, c.optimizer.weight_decay, c.method.tau) == (lr, decay, tau)
+        assert (c.batch_size, c.method.hidden, c.method.out) == (4096, 4096, 256)
+    c = load("simclr_imagenet_r50")
+    assert c.optimizer.lr_inside
+    assert c.method.bn == "joint"
+
+
+def test_the_ablation_table_of_the_paper_can_be_built():
+    """Fails if a row of BYOL's table 5b (predictor, target, beta) has no config."""
+    from byol_jax.build.experiment import build_encoder_of, build_method
+
+    for predictor, target, beta in [(1, 1, 0), (1, 1, 1), (0, 1, 1), (0, 0, 1), (1, 0, 1)]:
+        config = default_config()
+        config.encoder.name = "tiny"
+        config.encoder.dtype = "float32"
+        config.method.hidden = config.method.out = 16
+        config.method.predictor, config.method.target = bool(predictor), bool(target)
+        config.method.beta = float(beta)
+        config.method.stop_gradient = bool(target)
+        config.method.probe = False
+        method = build_method(config, build_encoder_of(config, 3), 0, 100)
+        batch = {"views": np.zeros((4, 2, 8, 8, 3), np.float32)}
+        params, extra = method.init(jax.random.key(0), batch)
+        assert ("predictor" in params) == bool(predictor)
+        assert ("target" in extra) == bool(target)
+
+
+def test_the_python_of_the_readme_runs(run, tmp_path, monkeypatch):
+    """Fails if the README's lines do not do what they say."""
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(code) == 1
+    monkeypatch.chdir(tmp_path)
+    export(run, "orbax", tmp_path / "runs" / "digits-encoder")
+    names = {"images": np.zeros((3, 8, 8, 1), np.uint8)}
+    exec(code[0], names)
+    assert names["features"].shape == (3, 64)

@@ -194,11 +194,11 @@ def load_config(path: Path) -> ConfigDict:
             f"{path} is no config but {type(values).__name__}; restore it or start a new run."
         )
     config = default_config()  # keys that are newer than the run keep their defaults
-    for key, value in flatten(_tuples(values)).items():
+    for key, value in flatten(values).items():
         try:
             if value is None:
                 raise TypeError("no value may be null")
-            _set(config, key, tuple(value) if isinstance(value, list) else value)
+            _set(config, key, _tuples(value))
         except TypeError as e:
             raise ValueError(f"{path}: {key} cannot be {value!r} ({e}).") from e
     check_keys(config)
@@ -215,6 +215,4 @@ def _set(config: ConfigDict, key: str, value: Any) -> None:
 
 
 def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -109,6 +109,7 @@ def test_the_file_comes_back_equal(tmp_path):
     config.views.mean, config.eval.shots = (0.5, 0.25, 1.0), (1, 2)
     config.epochs, config.optimizer.lr = 7, 2.0
     config.views.overrides.area = (0.2, 1.0)
+    config.views.overrides.nested = ((1, 2), (3, 4))
     path = tmp_path / "config.json"
     save_config(config, path)
     back = load_config(path)

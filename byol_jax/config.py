@@ -103,7 +103,7 @@ def default_config() -> ConfigDict:
     c.eval.batch_size = 256
     c.eval.resize = 0  # px of the shorter side before the centre crop; 0: 8/7 of image_size from 64
     c.eval.train_examples = 0  # at most so many training images for kNN and few-shot; 0: all
-    c.eval.knn_k = 200  # neighbours; at most a tenth of the training images
+    c.eval.knn_k = 200  # neighbours; at most 2% of the training images (20 of a small set)
     c.eval.knn_temperature = 0.07
     c.eval.epochs = 80  # linear, finetune
     # linear: swept, at batch 1024. The papers' five, and larger ones, which cost nothing more and

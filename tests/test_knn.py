@@ -69,10 +69,11 @@ def test_a_very_low_temperature_is_the_nearest_neighbour():
 
 
 @pytest.mark.parametrize(
-    ("k", "n", "expected"), [(200, 10_000, 200), (200, 1500, 150), (200, 9, 1), (1, 50, 1)]
+    ("k", "n", "expected"),
+    [(200, 10_000, 200), (200, 1500, 30), (200, 500, 20), (200, 9, 1), (1, 50, 1)],
 )
 def test_k_shrinks_for_small_sets(k, n, expected):
-    """Fails if k is more than a tenth of the training set, or 0."""
+    """Fails if k is more than 2% of a training set, 20 or a tenth of a small one, or 0."""
     assert neighbours(k, n) == expected
 
 

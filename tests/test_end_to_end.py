@@ -97,7 +97,7 @@ def test_evaluation(run, protocol):
     assert saved == json.loads(json.dumps(result))
     assert saved["test_images"] == 500
     assert 100 >= saved["top1"] > 60
-    # With all labels and fifteen epochs the two may be near each other; with one label they are not.
+    # With all labels the two may be near each other after so few epochs; with one they are not.
     assert saved["top1"] > saved["untrained_top1"] - 5
     if protocol == "fewshot":
         assert saved["rows"]["byol"]["1"] > saved["rows"]["untrained encoder"]["1"] + 5

@@ -47,7 +47,7 @@ def default_config() -> ConfigDict:
     c.data.dir = ""  # tfds data_dir, the folder of images, or the .npz file
     c.data.placement = "stream"
     c.data.max_damaged = 0.02  # of the data set; beyond it the run stops
-    c.data.train_examples = 0  # 0: ask the data
+    c.data.train_examples = 0  # 0: ask the data; any other number must be theirs
     c.data.threads = 0  # of the input pipeline; 0: automatic
 
     c.views = ConfigDict()

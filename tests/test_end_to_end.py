@@ -249,3 +249,13 @@ def test_the_python_of_the_readme_runs(run, tmp_path, monkeypatch):
     names = {"images": np.zeros((3, 8, 8, 1), np.uint8)}
     exec(code[0], names)
     assert names["features"].shape == (3, 64)
+
+
+def test_a_wrong_number_of_images_is_refused():
+    """Fails if data.train_examples is taken instead of what the data say, or ignored."""
+    config = load("digits")
+    config.data.train_examples = 1297
+    assert build(config).total_steps == 600
+    config.data.train_examples = 1300
+    with pytest.raises(ValueError, match=r"train_examples is 1300, but digits train has 1297"):
+        build(config)

@@ -506,3 +506,10 @@ def test_a_head_of_no_layers_is_the_identity():
         y, moved = head.apply(params, stats, x, train)
         np.testing.assert_array_equal(y, x)
         assert not jax.tree.leaves((params, stats, moved))
+
+
+@pytest.mark.parametrize("option", ["zero_init_last", "project_first", "remat"])
+def test_the_tiny_encoder_refuses_options_of_residual_blocks(option):
+    """Fails if an option is ignored in silence."""
+    with pytest.raises(ValueError, match="no residual blocks"):
+        models.make_encoder("tiny", **{option: True})

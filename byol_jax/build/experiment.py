@@ -222,6 +222,12 @@ def build(config: ConfigDict) -> Experiment:
     mesh.check_batch(config.batch_size // config.optimizer.accumulate, devices)
     source = open_source(config.data.name, config.data.dir, "train", seed=config.seed)
     specs, eval_spec = build_views(config, source.channels)
+    declared = config.data.train_examples
+    if declared and declared != source.num_examples:
+        raise ValueError(
+            f"data.train_examples is {declared}, but {source.name} has {source.num_examples} "
+            "images; set it to 0 to ask the data."
+        )
     per_epoch = steps_per_epoch(source, config.batch_size, jax.process_count())
     total = per_epoch * config.epochs
     if total * config.batch_size >= 2**31:

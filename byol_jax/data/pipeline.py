@@ -232,6 +232,7 @@ def _readable(source: Source, open_at: Opener) -> Iterator[Batch]:
     """Batches of the fast pipeline, and from the first damaged image on of the safe one."""
     import tensorflow as tf
 
+    failure = tf.errors.OpError  # bound now: at the interpreter's end the module may be gone
     done = 0
     for safe in (False, True):
         try:
@@ -239,7 +240,7 @@ def _readable(source: Source, open_at: Opener) -> Iterator[Batch]:
                 done += 1
                 yield raw
             return
-        except tf.errors.OpError as e:
+        except failure as e:
             if safe:
                 # Single images do not come here: this is a shard that is gone or corrupt.
                 raise ValueError(

@@ -71,6 +71,11 @@ def make_encoder(
     spec = ConvSpec(padding, DTYPES[dtype], param_dtype)
     module: nn.Module
     if name == "tiny":
+        if zero_init_last or project_first or drop_path or remat:
+            raise ValueError(
+                "encoder.name 'tiny' has no residual blocks: zero_init_last, project_first, "
+                "drop_path and remat must keep their defaults."
+            )
         module, dim = Tiny(width, spec), round(128 * width)
     else:
         depth = int(name.removeprefix("resnet"))

@@ -18,7 +18,8 @@ from byol_jax.loop import TrainingError
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-# What a wrong command line, config, input or installation raises; anything else is our fault, with a traceback.
+# What a wrong command line, config, input or installation raises; anything else is our fault and
+# shows its traceback.
 USER_ERRORS = (ValueError, TrainingError, OSError, ImportError, flags.Error)
 
 

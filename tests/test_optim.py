@@ -81,7 +81,7 @@ def lars_numpy(eta, wd, lr_inside, momentum=0.9):
     return params
 
 
-def close(a, b, rtol):
+def assert_close(a, b, rtol):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol), a, b)
 
 
@@ -89,13 +89,13 @@ def close(a, b, rtol):
 def test_lars_equals_numpy_at_a_moving_rate(x64, lr_inside):
     """Fails if lr is on the other side of momentum, or biases are decayed or adapted."""
     found = run(optim.lars(SCHEDULE, weight_decay=0.02, eta=0.05, lr_inside=lr_inside))
-    close(found, lars_numpy(0.05, 0.02, lr_inside), 1e-10)
+    assert_close(found, lars_numpy(0.05, 0.02, lr_inside), 1e-10)
 
 
 def test_lars_without_decay_leaves_a_norm_of_0_unscaled(x64):
     """Fails if a zero norm freezes the layer, or divides by zero."""
     found = run(optim.lars(SCHEDULE, weight_decay=0.0, eta=0.05))
-    close(found, lars_numpy(0.05, 0.0, False), 1e-10)
+    assert_close(found, lars_numpy(0.05, 0.0, False), 1e-10)
     assert np.abs(found["dead"]["kernel"]).min() > 0
     np.testing.assert_array_equal(found["still"]["kernel"], start()["still"]["kernel"])
 
@@ -106,7 +106,7 @@ def test_lars_equals_numpy_in_float32():
     optimizer = optim.lars(SCHEDULE, weight_decay=0.02, eta=0.05)
     found = run(optimizer, params)
     assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype("float32")}
-    close(found, lars_numpy(0.05, 0.02, False), 1e-5)
+    assert_close(found, lars_numpy(0.05, 0.02, False), 1e-5)
 
 
 def test_the_two_orders_differ_at_a_moving_rate_only(x64):
@@ -114,7 +114,7 @@ def test_the_two_orders_differ_at_a_moving_rate_only(x64):
     inside, outside = (run(optim.lars(SCHEDULE, lr_inside=i)) for i in (True, False))
     assert np.abs(inside["fc"]["bias"] - outside["fc"]["bias"]).max() > 0.1
     inside, outside = (run(optim.lars(optim.constant(0.1), lr_inside=i)) for i in (True, False))
-    close(inside, outside, 1e-12)
+    assert_close(inside, outside, 1e-12)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -129,7 +129,7 @@ def test_lars_inside_equals_optax(x64, nesterov):
         updates, state = update(gradients(params, step), state, params)
         params = jax.tree.map(lambda p, u: p + np.asarray(u), params, updates)
     ours = optim.lars(SCHEDULE, weight_decay=0.02, eta=0.05, nesterov=nesterov, lr_inside=True)
-    close(run(ours), params, 1e-12)
+    assert_close(run(ours), params, 1e-12)
 
 
 def moving_lr_optax(count):
@@ -140,7 +140,7 @@ def moving_lr_optax(count):
 def test_sgd_equals_torch(x64, nesterov):
     """Fails if momentum, Nesterov or the decay of weights alone is not torch's."""
     ours = run(optim.sgd(SCHEDULE, weight_decay=0.03, momentum=0.8, nesterov=nesterov))
-    close(ours, torch_run(torch.optim.SGD, 0.03, momentum=0.8, nesterov=nesterov), 1e-12)
+    assert_close(ours, torch_run(torch.optim.SGD, 0.03, momentum=0.8, nesterov=nesterov), 1e-12)
 
 
 def test_adamw_equals_torch(x64):
@@ -148,7 +148,7 @@ def test_adamw_equals_torch(x64):
     schedule = optim.warmup_cosine(0.3, 4, STEPS)
     ours = run(optim.adamw(schedule, weight_decay=0.03, b1=0.8, b2=0.95))
     theirs = torch_run(torch.optim.AdamW, 0.03, scale=0.1, betas=(0.8, 0.95))
-    close(ours, theirs, 1e-9)
+    assert_close(ours, theirs, 1e-9)
 
 
 def torch_run(kind, decay, scale=1.0, **kwargs):

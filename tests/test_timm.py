@@ -178,7 +178,10 @@ def test_what_leaves_weights_alone_is_exported(exports):
     """
     _, params, stats, _ = exports["resnet50"]
     same = {"dtype": "bfloat16", "drop_path": 0.1, "remat": True, "zero_init_last": True}
-    to_state_dict(params, stats, {"name": "resnet50", "project_first": True, **same})
+    plain = to_state_dict(params, stats, {"name": "resnet50"})
+    found = to_state_dict(params, stats, {"name": "resnet50", "project_first": True, **same})
+    assert found.keys() == plain.keys()
+    assert all(np.array_equal(found[k], plain[k]) for k in plain)
 
 
 @pytest.mark.parametrize(

@@ -45,14 +45,16 @@ def default_config() -> ConfigDict:
     c.data = ConfigDict()
     c.data.name = "imagenet2012"  # digits, folder, npz, or any tfds name
     c.data.dir = ""  # tfds data_dir, the folder of images, or the .npz file
-    c.data.placement = "stream"
+    c.data.placement = "stream"  # stream; resident: decoded, in the devices' memory
+    c.data.resident_size = 0  # px, side of squares that encoded images are decoded to; 0: eval's
+    c.data.steps_per_dispatch = 0  # resident: steps a call of the device; 0: automatic
     c.data.max_damaged = 0.02  # of the data set; beyond it the run stops
     c.data.train_examples = 0  # 0: ask the data; any other number must be theirs
     c.data.threads = 0  # of the input pipeline; 0: automatic
 
     c.views = ConfigDict()
     c.views.recipe = "byol"  # byol, simclr, cifar, digits, crop_flip
-    c.views.placement = "host"
+    c.views.placement = "host"  # host (tf.data), device (in the train step)
     c.views.mean = ()  # per channel, of images in 0..1; (): those of the data set
     c.views.std = ()
     c.views.overrides = ConfigDict()  # fields of views.spec.ViewSpec, for every view

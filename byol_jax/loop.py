@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import signal
 import time
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 
 from byol_jax import log
 from byol_jax.core import Step, TrainState
-from byol_jax.mesh import put_batch
+from byol_jax.mesh import put_batch, put_steps
 
 Metrics = dict[str, float]
 
@@ -86,6 +87,7 @@ class Options:
     """When the loop does what. Steps count from 1; 0 is never.
 
     collapse_threshold: warn when features spread less than this share of 1/sqrt(d).
+    steps_per_dispatch: at most, of a step function made by `jit_steps`; 0: one made by `jit_step`.
     """
 
     total_steps: int
@@ -95,6 +97,7 @@ class Options:
     evaluate_every: int = 0
     collapse_threshold: float = 0.0
     collapse_stop: bool = False
+    steps_per_dispatch: int = 0
     what: str = "the train step"
 
 
@@ -133,7 +136,7 @@ def fit(
 
     Args:
       state: where to start; donated.
-      step_fn: the compiled step.
+      step_fn: the compiled step, or steps (see `Options.steps_per_dispatch`).
       batches: this process's rows of the global batches, from `state.position` on.
       options, hooks: when to do what, and what.
       root_key: of the run; the step folds its number in.
@@ -155,24 +158,27 @@ def fit(
         return state
     progress = log.Progress(total, first, options.batch_size, plain=not quiet)
     row = _Row(options, hooks, progress)
-    feed = _feed(batches, mesh)
-    pending: tuple[int, dict[str, Array], Metrics] | None = None
+    feed = _feed(batches, mesh, _dispatches(first, options, hooks), options.steps_per_dispatch)
+    pending: tuple[int, int, dict[str, Array], Metrics] | None = None
+    step = first
     try:
-        for step in range(first + 1, total + 1):
+        while step < total:
             waiting = time.monotonic()
-            batch, damaged = next(feed)
+            batch, damaged, count = next(feed)
+            begins, step = step == first, step + count
             row.waited += time.monotonic() - waiting
             if damage is not None:
                 damage.add(damaged)
-            with log.busy(f"compiling {options.what}") if step == first + 1 else _silence():
+            with log.busy(f"compiling {options.what}") if begins else _silence():
                 state, metrics = step_fn(state, batch, root_key)
-                if step == first + 1:
+                if begins:
                     jax.block_until_ready(metrics)
                     row.begin(step)
             if pending is not None:
                 row.settle(*pending)
             # Counted now: when this row is written, the next batch has been read already.
-            pending = (step, metrics, {"data/damaged": len(damage.seen)} if damage else {})
+            known: Metrics = {"data/damaged": len(damage.seen)} if damage else {}
+            pending = (step, count, metrics, known)
             last = step == total
             stopping = stop is not None and stop.signal
             evaluating = hooks.evaluate is not None and (last or _due(step, options.evaluate_every))
@@ -206,15 +212,19 @@ class _Row:
     def settle(
         self,
         step: int,
+        count: int,
         metrics: dict[str, Array],
         known: Metrics,
         evaluate: Callable[[TrainState], Metrics] | None = None,
         state: TrainState | None = None,
     ) -> None:
-        """Fetch the metrics of a step, check them, evaluate if asked, and write its row if due."""
-        values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-        self._check_finite(step, values)
-        self._check_collapse(step, values)
+        """Fetch the metrics of the `count` steps up to `step`, check them, evaluate if asked, and
+        write the row of `step` if due."""
+        found = {k: np.atleast_1d(v)[:count] for k, v in jax.device_get(metrics).items()}
+        for i in range(count):
+            values = {k: float(v[i]) for k, v in found.items()}
+            self._check_finite(step - count + 1 + i, values)
+            self._check_collapse(step - count + 1 + i, values)
         self.progress.update(step, values["train/loss"])
         timing = self._timing(step)
         if evaluate is not None and state is not None:
@@ -228,15 +238,15 @@ class _Row:
             self.waited, self.since, self.since_step = 0.0, time.monotonic(), step
 
     def _timing(self, step: int) -> Metrics:
-        steps = step - self.since_step
+        steps, most = step - self.since_step, max(self.options.steps_per_dispatch, 1)
         if steps <= 0:  # the first step of this start was the compiler's
-            return {"time/steps_per_dispatch": 1}
+            return {"time/steps_per_dispatch": most}
         seconds = max(time.monotonic() - self.since, 1e-9)
         return {
             "time/images_per_s": steps * self.options.batch_size / seconds,
             "time/step_ms": 1000 * seconds / steps,
             "time/wait_share": self.waited / seconds,
-            "time/steps_per_dispatch": 1,
+            "time/steps_per_dispatch": most,
         }
 
     def _check_finite(self, step: int, values: Metrics) -> None:
@@ -277,14 +287,29 @@ def _silence() -> Iterator[None]:
     yield
 
 
+def _dispatches(first: int, options: Options, hooks: Hooks) -> Iterator[int]:
+    """How many steps each dispatch takes, so that none goes on past a row, a save or an end."""
+    every = [options.log_every, options.checkpoint_every]
+    if hooks.evaluate is not None:
+        every.append(options.evaluate_every)
+    step = first
+    while step < options.total_steps:
+        ends = [step - step % n + n for n in every if n > 0]
+        end = min(*ends, options.total_steps, step + max(options.steps_per_dispatch, 1))
+        yield end - step
+        step = end
+
+
 def _feed(
-    batches: Iterator[Mapping[str, np.ndarray]], mesh: Mesh
-) -> Iterator[tuple[dict[str, Array], np.ndarray]]:
-    """Batches on the devices, one ahead of the step, with the indices of substituted examples."""
+    batches: Iterator[Mapping[str, np.ndarray]], mesh: Mesh, counts: Iterator[int], most: int
+) -> Iterator[tuple[dict[str, Array], np.ndarray, int]]:
+    """Batches on the devices, one dispatch ahead, with the indices of substituted examples."""
     ahead = None
-    for batch in batches:
-        damaged = np.asarray(batch["index"])[np.asarray(batch["mask"]) == 0]
-        now = (put_batch(batch, mesh), damaged)
+    for count in counts:
+        some = list(itertools.islice(batches, count))
+        damaged = [np.asarray(b["index"])[np.asarray(b["mask"]) == 0] for b in some]
+        placed = put_steps(some, most, mesh) if most else put_batch(some[0], mesh)
+        now = (placed, np.concatenate(damaged), count)
         if ahead is not None:
             yield ahead
         ahead = now

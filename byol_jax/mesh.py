@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,11 @@ def rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
+def rows_of_steps(mesh: Mesh) -> NamedSharding:
+    """Axis 0 is steps, axis 1 divided over all devices."""
+    return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
+
+
 def check_batch(batch_size: int, mesh: Mesh) -> None:
     """Refuse a global batch that the devices cannot share evenly.
 
@@ -53,5 +59,63 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Put this process's rows of a global batch onto its devices, asynchronously."""
-    sharding = rows(mesh)
+    return _put(batch, rows(mesh))
+
+
+def put_steps(batches: Sequence[Mapping[str, np.ndarray]], most: int, mesh: Mesh) -> dict[str, Any]:
+    """Put the rows of several global batches onto the devices, asynchronously.
+
+    Args:
+      batches: n of them, 1 <= n <= most.
+      most: K, to which they are padded.
+      mesh: the devices.
+
+    Returns:
+      {key: [K, B, ...]}, and "count" [], n.
+    """
+    stacked = {}
+    for key in batches[0]:
+        parts = [batch[key] for batch in batches]
+        stacked[key] = np.stack(parts + [np.zeros_like(parts[0])] * (most - len(parts)))
+    count = np.asarray(len(batches), np.int32)
+    return {**_put(stacked, rows_of_steps(mesh)), **_put({"count": count}, replicated(mesh))}
+
+
+def _put(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def put_whole(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Put a whole array onto every device."""
+    sharding = replicated(mesh)
+    return jax.make_array_from_process_local_data(sharding, array, array.shape)
+
+
+def check_fits(size: int, what: str, mesh: Mesh) -> None:
+    """Refuse what would take more than half of the memory that each device has free.
+
+    Args:
+      size: bytes. what: for the message. mesh: the devices, each of which holds a copy.
+
+    Raises:
+      ValueError: with both sizes.
+    """
+    free, where = free_memory(mesh)
+    if size > free / 2:
+        raise ValueError(
+            f"{what} takes {size / 2**30:.3g} GiB on each device, more than half of the "
+            f"{free / 2**30:.3g} GiB that are free on {where}; set data.placement to stream."
+        )
+
+
+def free_memory(mesh: Mesh) -> tuple[int, str]:
+    """Bytes free on one of this process's devices, and what to call it.
+
+    The devices of a CPU share the machine's memory.
+    """
+    device = mesh.local_devices[0]
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0), f"a {device.device_kind}"
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return pages // len(mesh.local_devices), "this machine"

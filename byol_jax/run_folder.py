@@ -33,6 +33,18 @@ def encoder_location(method: Method, params: Tree, extra: Tree) -> dict[str, str
     return location
 
 
+def keep_compiled(workdir: Path) -> None:
+    """Keep what XLA compiles beside the run folder, so that a second start need not compile.
+
+    JAX's own settings win: JAX_COMPILATION_CACHE_DIR names another place, and
+    JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    """
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        folder = workdir.absolute().parent / ".jax_cache"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
 class RunEncoder(NamedTuple):
     """The online encoder of a run's newest checkpoint, with what it needs."""
 

@@ -21,19 +21,19 @@ from byol_jax.build.evaluation import build_evaluation
 from byol_jax.build.experiment import (
     Experiment,
     batch_shapes,
-    batches,
     build,
     build_damage,
     build_options,
     start_from,
 )
+from byol_jax.build.feed import batches, build_step, resident, shown
 from byol_jax.checkpoint import Checkpoints
 from byol_jax.config import check_keys, difference, flatten, load_config, save_config
 from byol_jax.core import TrainState
 from byol_jax.loop import Hooks, Stop, fit
 from byol_jax.report.views import draw_views
-from byol_jax.run_folder import encoder_location
-from byol_jax.train_step import init_state, jit_step, make_train_step
+from byol_jax.run_folder import encoder_location, keep_compiled
+from byol_jax.train_step import init_state
 
 
 def check_resume(config: ConfigDict, workdir: Path) -> None:
@@ -83,6 +83,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
     """
     check_keys(config)
     check_resume(config, workdir)
+    keep_compiled(workdir)
     with Stop().listen() as stop:
         with log.busy("opening the data"):
             e = build(config)
@@ -104,8 +105,10 @@ def train(config: ConfigDict, workdir: Path) -> int:
             state = start_from(e, state)
         describe(e, state, workdir)
         feed: Iterator[Mapping[str, np.ndarray]] = batches(e, int(state.position))
+        constants = resident(e)
         if last is None:
-            feed = draw_views(feed, e.source, e.eval_spec, workdir / "views.png")
+            see = shown(e, constants, step_key)
+            feed = draw_views(feed, see, e.source, e.eval_spec, workdir / "views.png")
         damage = build_damage(e, meta["damaged"])
         location = encoder_location(e.method, state.params, state.extra)
         writer = log.MetricsWriter(workdir, last or 0)
@@ -115,13 +118,10 @@ def train(config: ConfigDict, workdir: Path) -> int:
             seen = sorted(damage.seen)
             saved.save(step, state, {"encoder": info, "location": location, "damaged": seen})
 
-        step = jit_step(
-            make_train_step(e.method, e.optimizer, accumulate=config.optimizer.accumulate), e.mesh
-        )
         try:
             fit(
                 state,
-                step,
+                build_step(e, constants),
                 feed,
                 build_options(e),
                 root_key=jax.device_put(step_key, mesh.replicated(e.mesh)),

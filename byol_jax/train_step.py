@@ -23,6 +23,12 @@ from byol_jax.optim import Optimizer
 Views = Callable[[Batch, Array], Batch]
 
 
+def step_keys(root_key: Array, step: Array | int) -> tuple[Array, Array]:
+    """The keys of one step of a run: that of its views, and that of its loss."""
+    views_key, loss_key = jax.random.split(jax.random.fold_in(root_key, step))
+    return views_key, loss_key
+
+
 def init_state(
     method: Method, optimizer: Optimizer, key: Array, batch: Batch, mesh: Mesh
 ) -> TrainState:
@@ -101,7 +107,7 @@ def make_train_step(
         return grads, extra, {k: v.mean(0) for k, v in metrics.items()}
 
     def step(state: TrainState, batch: Batch, root_key: Array) -> tuple[TrainState, dict]:
-        views_key, loss_key = jax.random.split(jax.random.fold_in(root_key, state.step))
+        views_key, loss_key = step_keys(root_key, state.step)
         rows = batch["mask"].shape[0]
         if rows % accumulate:
             raise ValueError(f"A batch of {rows} cannot be split into {accumulate} micro-batches.")
@@ -127,3 +133,51 @@ def jit_step(step: Step, mesh: Mesh) -> Step:
     return jax.jit(
         step, in_shardings=(whole, rows, whole), out_shardings=(whole, whole), donate_argnums=0
     )
+
+
+def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
+    """Several steps in one dispatch, compiled over a mesh.
+
+    Args:
+      step: as `make_train_step` gives it.
+      mesh: state replicated and donated, batch rows over the devices.
+      most: K steps at most. The number of a call is an argument: the same program runs any number,
+        so that the results do not depend on how the steps are cut into dispatches.
+      constants: arrays on the devices that join every batch (a data set).
+
+    Returns:
+      steps(state, {key: [K, B, ...], "count": []}, root_key) -> (state, metrics [K]); metrics from
+      `count` on are zeros. With K = 1 and no loop around it, the plain step: XLA on CPUs runs
+      convolutions many times slower inside of a loop.
+    """
+    whole, rows = meshes.replicated(mesh), meshes.rows_of_steps(mesh)
+
+    def steps(
+        state: TrainState, batches: Batch, count: Array, constants: Batch, root_key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        def one(i: Any, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+            return step(state, {k: v[i] for k, v in batches.items()} | dict(constants), root_key)
+
+        def body(i: Array, carry: tuple[TrainState, dict]) -> tuple[TrainState, dict]:
+            state, metrics = one(i, carry[0])
+            return state, {k: carry[1][k].at[i].set(v) for k, v in metrics.items()}
+
+        if most == 1:
+            state, metrics = one(0, state)
+            return state, {k: v[None] for k, v in metrics.items()}
+        shapes = jax.eval_shape(one, 0, state)[1]
+        start = {k: jnp.zeros((most, *v.shape), v.dtype) for k, v in shapes.items()}
+        return jax.lax.fori_loop(0, count, body, (state, start))
+
+    compiled = jax.jit(
+        steps,
+        in_shardings=(whole, rows, whole, whole, whole),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+
+    def call(state: TrainState, batches: Batch, root_key: Array) -> tuple[TrainState, dict]:
+        rest = {k: v for k, v in batches.items() if k != "count"}
+        return compiled(state, rest, batches["count"], constants, root_key)
+
+    return call

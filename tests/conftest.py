@@ -1,6 +1,9 @@
 """Several CPU devices in every test, warnings are errors, rank promotion raises."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before jax is imported anywhere: eight devices, so that every test can shard.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -8,6 +11,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# What one test compiles, the next one and the commands that tests start need not compile again.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="byol_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax
 import jax.numpy as jnp

@@ -105,6 +105,51 @@ def test_a_step_that_is_not_finite_is_never_saved(key):
     assert record.saved == [3]
 
 
+def make_steps(sizes, **metrics):
+    """What `make_step` makes, as several steps a dispatch; remembers how many each call took."""
+    one = make_step(**metrics)
+
+    def steps(s, batches, key):
+        count, most = int(batches["count"]), len(batches["index"])
+        sizes.append(count)
+        rows = []
+        for i in range(count):
+            assert int(batches["index"][i][0]) == 10 * int(s.step)
+            s, found = one(s, None, key)
+            rows.append(found)
+        return s, {k: jnp.stack([r[k] for r in rows] + [0.0] * (most - count)) for k in rows[0]}
+
+    return steps
+
+
+def test_dispatches_end_at_rows_saves_and_evaluations():
+    """Fails if a dispatch runs past a row, a save, an evaluation or the end, or reads too far."""
+    sizes = []
+    options = Options(
+        13, ROWS, log_every=4, checkpoint_every=6, evaluate_every=9, steps_per_dispatch=3
+    )
+    out, record = run(make_steps(sizes, loss=float), options)
+    assert sizes == [3, 1, 2, 2, 1, 3, 1]
+    assert int(out.step) == 13
+    assert record.saved == [6, 12, 13]
+    assert sorted(record.rows) == [4, 8, 9, 12, 13]
+    assert all(row["train/loss"] == step for step, row in record.rows.items())
+    assert record.evaluated == [9, 13]
+    sizes.clear()
+    run(make_steps(sizes), options, batches(start=5), start=state(5))
+    assert sizes == [1, 2, 1, 3, 1]
+
+
+def test_a_step_that_is_not_finite_inside_of_a_dispatch_is_named():
+    """Fails if only the last step of a dispatch is looked at, or the padding is."""
+    steps = make_steps([], loss=lambda n: float("inf") if n == 5 else 1.0)
+    record = Record()
+    options = Options(9, ROWS, log_every=0, checkpoint_every=3, steps_per_dispatch=4)
+    with pytest.raises(TrainingError, match=r"Step 5: train/loss is inf; .* step 3"):
+        run(steps, options, record=record)
+    assert record.saved == [3]
+
+
 def test_a_step_that_is_not_finite_between_saves_is_noticed():
     """Fails if only the metrics of saved steps are looked at."""
     record = Record()

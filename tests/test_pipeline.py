@@ -449,3 +449,64 @@ def test_eval_and_streams_refuse(sources):
         eval_batches(sources["folder"], EvalSpec(8, 8), batch_size=0)
     with pytest.raises(ValueError, match=r"5 shards of 3 to 9 records, too few for 8 processes"):
         pipeline.steps_per_epoch(sources["stream"], 8, 8)
+
+
+# Views on the device: what the host still does.
+
+
+@pytest.mark.parametrize("kind", ["folder", "stream"])
+def test_cuts_for_the_device_are_the_hosts_crops(sources, kind):
+    """Fails if the cut differs from what the host's own views begin with, or is not rounded."""
+    plain = spec.crop_flip(12, jitter=0.0, flip=0.0, **PLAIN) * 2
+    run = {"batch_size": 4, "seed": 3, "threads": 2}
+    ours = list(islice(train_batches(sources[kind], plain, on_device=True, **run), 7))
+    theirs = list(islice(train_batches(sources[kind], plain, **run), 7))
+    for cut, made in zip(ours, theirs, strict=True):
+        assert cut["views"].dtype == np.uint8
+        np.testing.assert_allclose(cut["views"] / 255, made["views"], rtol=0, atol=0.5 / 255 + 1e-6)
+        for key in ("index", "label", "mask"):
+            np.testing.assert_array_equal(cut[key], made[key])
+
+
+def test_whole_images_for_the_device(sources):
+    """Fails if images in memory are cut, or come in another order than the views of the host."""
+    digits = sources["arrays"]
+    run = {"batch_size": 5, "seed": 3, "position": 35}
+    ours = train_batches(digits, views_for(digits), on_device=True, **run)
+    theirs = train_batches(digits, views_for(digits), **run)
+    for whole, made in islice(zip(ours, theirs, strict=False), 22):
+        np.testing.assert_array_equal(whole["views"][:, 0], digits.images[whole["index"]])
+        assert whole["views"].dtype == np.uint8
+        for key in ("index", "label", "mask"):
+            np.testing.assert_array_equal(whole[key], made[key])
+            assert whole[key].dtype == made[key].dtype
+
+
+def test_a_damaged_image_is_cut_by_nobody(tmp_path):
+    """Fails if the place of an image that does not decode holds anything but a good one's views."""
+    source = folder(tmp_path, {**photos(7), "03.jpg": b"no image"})
+    views = views_for(source)
+    bad = next(i for i, p in enumerate(source.paths) if "03" in str(p))
+    for batch in islice(train_batches(source, views, batch_size=7, seed=0, on_device=True), 2):
+        assert batch["index"][batch["mask"] == 0].tolist() == [bad]
+        assert batch["views"].any((1, 2, 3, 4)).all()
+
+
+@pytest.mark.parametrize("kind", ["folder", "encoded", "stream"])
+def test_everything_decoded(sources, kind):
+    """Fails if an image or label is missing, moved, or differs from the evaluation's."""
+    source = sources[kind]
+    ours = pipeline.decode_all(source, 10)
+    assert not ours.is_stream
+    assert ours.images.shape == (source.num_examples, 10, 10, 3)
+    assert ours.intact.all()
+    spec10 = EvalSpec(10, 10, **PLAIN)
+    for batch in eval_batches(source, spec10, batch_size=4):
+        real = batch["index"] >= 0
+        index = batch["index"][real]
+        np.testing.assert_array_equal(ours.labels[index], batch["label"][real])
+        np.testing.assert_allclose(
+            ours.images[index] / 255, batch["views"][real, 0], rtol=0, atol=0.5 / 255 + 1e-6
+        )
+    assert pipeline.decode_all(ours, 99) is ours
+    assert ours.describe(3) == source.describe(3)

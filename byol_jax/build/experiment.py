@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from byol_jax.config import nearest
 from byol_jax.convert.load import read_encoder
 from byol_jax.convert.native import EncoderInfo
 from byol_jax.core import Batch, Encoder, Method, TrainState, Tree
-from byol_jax.data.pipeline import steps_per_epoch, train_batches, why_damaged
+from byol_jax.data.pipeline import decode_all, steps_per_epoch, why_damaged
 from byol_jax.data.source import Source, open_source
 from byol_jax.loop import Damage, Options
 from byol_jax.methods.byol import byol
@@ -75,10 +76,6 @@ def build_views(
     config: ConfigDict, channels: int
 ) -> tuple[tuple[views.ViewSpec, ...], views.EvalSpec]:
     """The training views and the evaluation's centre crop."""
-    if config.views.placement != "host":
-        raise ValueError(f"views.placement is {config.views.placement!r}; expected 'host'.")
-    if config.data.placement != "stream":
-        raise ValueError(f"data.placement is {config.data.placement!r}; expected 'stream'.")
     size = config.image_size
     mean, std = normalisation(config, channels)
     recipe = _pick("views.recipe", config.views.recipe, views.RECIPES)
@@ -203,10 +200,36 @@ def check_values(config: ConfigDict) -> None:
             f"batch_size {config.batch_size} cannot be divided into optimizer.accumulate "
             f"{config.optimizer.accumulate} micro-batches."
         )
+    for key, value, allowed in (
+        ("views.placement", config.views.placement, ("host", "device")),
+        ("data.placement", config.data.placement, ("stream", "resident")),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{key} is {value!r}; expected {allowed[0]!r} or {allowed[1]!r}.")
+    if config.data.placement == "resident" and config.views.placement != "device":
+        raise ValueError(
+            "data.placement is 'resident', but views.placement is 'host'; images that lie on the "
+            "device are augmented there: set views.placement to device."
+        )
+    for key in ("steps_per_dispatch", "resident_size", "threads"):
+        if config.data[key] < 0:
+            raise ValueError(f"data.{key} is {config.data[key]}; expected 0 (automatic) or more.")
     if not 0 <= config.data.max_damaged <= 1:
         raise ValueError(f"data.max_damaged is {config.data.max_damaged}; expected 0 to 1.")
     if config.method.temperature <= 0:
         raise ValueError(f"method.temperature is {config.method.temperature}; expected above 0.")
+
+
+def decoded(source: Source, side: int, devices: Mesh) -> Source:
+    """The data set in memory, decoded to squares of `side` px where it is not yet.
+
+    Raises:
+      ValueError: it would not fit on the devices.
+    """
+    shape = (side, side, source.channels) if source.images is None else source.images.shape[1:]
+    size = source.num_examples * math.prod(shape)
+    mesh.check_fits(size, f"{source.name} ({source.num_examples:,} images of {shape})", devices)
+    return decode_all(source, side)
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -222,6 +245,8 @@ def build(config: ConfigDict) -> Experiment:
     mesh.check_batch(config.batch_size // config.optimizer.accumulate, devices)
     source = open_source(config.data.name, config.data.dir, "train", seed=config.seed)
     specs, eval_spec = build_views(config, source.channels)
+    if config.data.placement == "resident":
+        source = decoded(source, config.data.resident_size or eval_spec.resize, devices)
     declared = config.data.train_examples
     if declared and declared != source.num_examples:
         raise ValueError(
@@ -310,23 +335,6 @@ def _replace(
     return {**tree, path[0]: _replace(tree[path[0]], path[1:], value, put)}
 
 
-def batches(e: Experiment, position: int) -> Iterator[dict[str, np.ndarray]]:
-    """This process's training batches from a position on."""
-    feed = train_batches(
-        e.source,
-        e.views,
-        batch_size=e.config.batch_size,
-        seed=e.config.seed,
-        position=position,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        threads=e.config.data.threads,
-    )
-    if e.config.encoder.dtype == "float64":
-        return ({**b, "views": b["views"].astype(np.float64)} for b in feed)
-    return feed
-
-
 def build_damage(e: Experiment, seen: Any) -> Damage:
     """The count of unreadable images, with what to say of each."""
 
@@ -334,6 +342,15 @@ def build_damage(e: Experiment, seen: Any) -> Damage:
         return f"{e.source.describe(index)}: {why_damaged(e.source, index)}"
 
     return Damage(e.config.data.max_damaged * e.source.num_examples, explain, seen)
+
+
+def steps_per_dispatch(e: Experiment) -> int:
+    """Steps that one call of the device may take; 0: one, of a batch from the host."""
+    if e.config.data.placement != "resident":
+        return 0
+    # XLA on CPUs runs convolutions far slower inside of a loop.
+    automatic = 1 if e.mesh.devices.flat[0].platform == "cpu" else min(e.config.log_every, 100)
+    return e.config.data.steps_per_dispatch or automatic
 
 
 def build_options(e: Experiment) -> Options:
@@ -347,5 +364,6 @@ def build_options(e: Experiment) -> Options:
         evaluate_every=c.evaluate_every * e.steps_per_epoch,
         collapse_threshold=0.0 if c.method.name == "supervised" else c.collapse.threshold,
         collapse_stop=c.collapse.stop,
+        steps_per_dispatch=steps_per_dispatch(e),
         what=f"the train step ({c.method.name}, {c.encoder.name}, batch {c.batch_size})",
     )

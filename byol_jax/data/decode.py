@@ -112,7 +112,9 @@ def decode_image(data: Tensor, channels: int) -> Tensor:
         return decode_box(data, (0, 0, height, width), channels)
 
 
-def decode_views(data: Tensor, views: tuple[Any, ...], u: Tensor, channels: int) -> Tensor:
+def decode_views(
+    data: Tensor, views: tuple[Any, ...], u: Tensor, channels: int, dtype: Any = tf.float32
+) -> Tensor:
     """The crops of all views of one encoded image, decoded once.
 
     Args:
@@ -120,9 +122,10 @@ def decode_views(data: Tensor, views: tuple[Any, ...], u: Tensor, channels: int)
       views: V specs of one size.
       u: [V, UNIFORMS] in [0, 1).
       channels: 1 or 3.
+      dtype: tf.float32 for 0..1, tf.uint8 for 0..255.
 
     Returns:
-      float32 [V, size, size, C] in 0..1, before `host.augment`.
+      [V, size, size, C], before `host.augment`.
     """
     height, width = dimensions(data)
     whole = (tf.constant(0), tf.constant(0), height, width)
@@ -138,9 +141,10 @@ def decode_views(data: Tensor, views: tuple[Any, ...], u: Tensor, channels: int)
     crops = []
     for i, (view, (y, x, h, w)) in enumerate(zip(views, windows, strict=True)):
         if view.affine:
-            crops.append(host.crop_affine(pixels[None], view, u[i : i + 1])[0])
+            crop = host.crop_affine(pixels[None], view, u[i : i + 1])[0]
+            crops.append(tf.cast(crop * 255 + 0.5, tf.uint8) if dtype == tf.uint8 else crop)
         else:
-            crops.append(host.crop_resize(pixels, (y - top, x - left, h, w), view.size))
+            crops.append(host.crop_resize(pixels, (y - top, x - left, h, w), view.size, dtype))
     return tf.ensure_shape(tf.stack(crops), [len(views), views[0].size, views[0].size, channels])
 
 

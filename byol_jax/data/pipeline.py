@@ -6,6 +6,7 @@ image that does not decode keeps its place: its row is a copy of a good one with
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 0,
+    on_device: bool = False,
 ) -> Iterator[Batch]:
     """This process's share of the training batches, from `position` on, for ever.
 
@@ -86,9 +88,12 @@ def train_batches(
       process_index: p.
       process_count: P.
       threads: that make views; 0: as many as TensorFlow thinks best.
+      on_device: leave the views to `views/device.py`. Of images in memory the whole image is given,
+        without TensorFlow; others are decoded and cut here (see `cuts`).
 
     Returns:
-      Batches {"views": float32 [b, V, S, S, C], "index": int32 [b], "label": int32 [b] (-1
+      Batches {"views": float32 [b, V, S, S, C] (with `on_device` uint8 [b, 1, H, W, C] of images in
+      memory, uint8 [b, V, S, S, C] of others), "index": int32 [b], "label": int32 [b] (-1
       unknown), "mask": float32 [b]} with b = batch_size / P. A row that did not decode has mask 0
       and its own index, with the views and label of the good row before it. Everything is bitwise
       the same for the same arguments, and after a resume. Arrays are read-only.
@@ -106,8 +111,11 @@ def train_batches(
             "process_count."
         )
     share = batch_size // process_count
-    chunk = _divisor(share, _PIXELS_A_CALL // views[0].size ** 2)
     process = (process_index, process_count)
+    if on_device and not cuts(source):
+        return _whole_images(source, batch_size, seed, position, process)
+    # Whether views are made here, some images by one call; 0: they are only cut.
+    chunk = 0 if on_device else _divisor(share, _PIXELS_A_CALL // views[0].size ** 2)
 
     def open_at(done: int, safe: bool) -> tf.data.Dataset:
         from byol_jax.data import stream  # imports TensorFlow
@@ -124,14 +132,66 @@ def train_batches(
 
             examples = stream.shuffled_rows(rows, start[0])
         data = stream.views_of(source, examples, views, seed, chunk, safe, threads)
-        return stream.finish(data, share // chunk, threads)
+        return stream.finish(data, share // (chunk or 1), threads)
 
-    return _train_batches(source, open_at, share)
+    return _train_batches(source, open_at, chunk)
 
 
-def _train_batches(source: Source, open_at: Opener, share: int) -> Iterator[Batch]:
+def cuts(source: Source) -> bool:
+    """Whether the host cuts the views even where the device makes them: images of many sizes."""
+    return source.images is None
+
+
+def places(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    position: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """What `train_batches` gives of images in memory, but where each image lies in place of it.
+
+    Returns:
+      Batches {"row": int32 [b], "index", "label", "mask"}: `row` is where the row's image is read,
+      another one than `index` where that one did not decode.
+    """
+    steps = steps_per_epoch(source, batch_size, process_count)
+    epoch, first = order.locate(position, batch_size, steps)
+    share = batch_size // process_count
+    while True:
+        rows = order.epoch_rows(
+            seed, epoch, source.num_examples, batch_size, process_index, process_count, first
+        )
+        for index in rows.reshape(-1, share):
+            ok = np.ones(share, bool) if source.intact is None else source.intact[index]
+            batch = _named(source, {"row": index.astype(np.int32), "index": index, "ok": ok})
+            yield _substitute(source, batch)
+        epoch, first = epoch + 1, 0
+
+
+def _whole_images(
+    source: Source, batch_size: int, seed: int, position: int, process: tuple[int, int]
+) -> Iterator[Batch]:
+    images = source.images
+    assert images is not None
+    plan = places(
+        source,
+        batch_size=batch_size,
+        seed=seed,
+        position=position,
+        process_index=process[0],
+        process_count=process[1],
+    )
+    for batch in plan:
+        yield {"views": images[batch.pop("row")][:, None], **batch}
+
+
+def _train_batches(source: Source, open_at: Opener, chunk: int) -> Iterator[Batch]:
     for raw in _readable(source, open_at):
-        batch = {k: v.reshape(share, *v.shape[2:]) for k, v in raw.items()}
+        # Chunks of images become one axis of rows.
+        batch = {k: v.reshape(-1, *v.shape[2:]) for k, v in raw.items()} if chunk else raw
         yield _substitute(source, _named(source, batch))
 
 
@@ -184,6 +244,30 @@ def _array_batches(
         views = (images[index].astype(np.float32) * np.float32(1 / 255) - mean) / std
         ok = np.ones(len(index), bool) if source.intact is None else source.intact[index]
         yield _pad(_named(source, {"views": views[:, None], "index": index, "ok": ok}), batch_size)
+
+
+def decode_all(source: Source, side: int) -> Source:
+    """The data set with its images decoded and in memory.
+
+    Args:
+      source: the data set; of images in memory it is returned as it is.
+      side: of the square images, px: the shorter side is scaled to it, and the centre is kept.
+
+    Returns:
+      The same examples in the same order, with `images` uint8 [N, side, side, C] and `intact`.
+    """
+    if source.images is not None:
+        return source
+    plain = EvalSpec(side, side, (0.0,) * source.channels, (1.0,) * source.channels)
+    images = np.empty((source.num_examples, side, side, source.channels), np.uint8)
+    intact = np.zeros(source.num_examples, bool)
+    labels = np.full(source.num_examples, -1, np.int32)
+    for batch in eval_batches(source, plain, batch_size=256):
+        real = batch["index"] >= 0
+        index = batch["index"][real]
+        images[index] = np.rint(batch["views"][real, 0] * 255)
+        intact[index], labels[index] = batch["mask"][real] > 0, batch["label"][real]
+    return dataclasses.replace(source, images=images, intact=intact, labels=labels)
 
 
 def why_damaged(source: Source, index: int) -> str:
@@ -251,6 +335,7 @@ def _readable(source: Source, open_at: Opener) -> Iterator[Batch]:
 
 def _named(source: Source, batch: Batch) -> Batch:
     """Add the labels, and turn "ok" into the mask."""
+    image: Batch = {k: batch[k] for k in ("views", "row") if k in batch}
     index = batch["index"].astype(np.int32)
     if "label" in batch:
         label = batch["label"]
@@ -259,11 +344,11 @@ def _named(source: Source, batch: Batch) -> Batch:
     else:
         label = source.labels[index]
     mask = batch["ok"].astype(np.float32)
-    return {"views": batch["views"], "index": index, "label": label, "mask": mask}
+    return {**image, "index": index, "label": label, "mask": mask}
 
 
 def _substitute(source: Source, batch: Batch) -> Batch:
-    """Give rows of mask 0 the views and label of the nearest good row before them, cyclic."""
+    """Give rows of mask 0 the image and label of the nearest good row before them, cyclic."""
     good = np.flatnonzero(batch["mask"])
     if len(good) == len(batch["mask"]):
         return batch
@@ -275,7 +360,7 @@ def _substitute(source: Source, batch: Batch) -> Batch:
         )
     # Index -1, for rows before the first good one, is the last good one.
     before = good[np.searchsorted(good, np.arange(len(batch["mask"])), side="right") - 1]
-    return {**batch, "views": batch["views"][before], "label": batch["label"][before]}
+    return {k: v if k in ("index", "mask") else v[before] for k, v in batch.items()}
 
 
 def _pad(batch: Batch, batch_size: int) -> Batch:

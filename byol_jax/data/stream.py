@@ -128,6 +128,7 @@ def views_of(
 ) -> Dataset:
     """Make the views of examples: {"views" [chunk, V, S, S, C], "index", "ok", perhaps "label"}.
 
+    With chunk 0 only the crops are made, uint8, as chunks of one example.
     With `safe`, an image that does not decode gives zeros and "ok" False; without, an error.
     """
     count, size, channels = len(views), views[0].size, source.channels
@@ -156,10 +157,13 @@ def views_of(
     read = _reader(source)
 
     def decode_crops(example: dict[str, Tensor]) -> Tensor:
-        return decode.decode_views(read(example), views, example["u"], channels)
+        return decode.decode_views(read(example), views, example["u"], channels, dtype)
 
-    shape = [count, size, size, channels]
-    crops = _decoded(examples, decode_crops, shape, "crops", safe, threads)
+    dtype = tf.float32 if chunk else tf.uint8
+    nothing = tf.zeros([count, size, size, channels], dtype)
+    if not chunk:
+        return _decoded(examples, decode_crops, nothing, "views", safe, threads)
+    crops = _decoded(examples, decode_crops, nothing, "crops", safe, threads)
     return crops.batch(chunk, drop_remainder=True).map(augment, **_calls(threads))
 
 
@@ -187,7 +191,8 @@ def eval_views_of(source: Source, spec: EvalSpec, first: int, safe: bool) -> Dat
     def view(example: dict[str, Tensor]) -> Tensor:
         return host.eval_view(decode.decode_image(read(example), source.channels), spec)
 
-    return _decoded(examples, view, [spec.size, spec.size, source.channels], "views", safe)
+    nothing = tf.zeros([spec.size, spec.size, source.channels])
+    return _decoded(examples, view, nothing, "views", safe)
 
 
 def finish(data: Dataset, rows: int, threads: int, remainder: bool = False) -> Dataset:
@@ -260,21 +265,21 @@ def _reader(source: Source) -> Callable[[dict[str, Tensor]], Tensor]:
 def _decoded(
     examples: Dataset,
     make: Callable[[dict[str, Tensor]], Tensor],
-    shape: list[int],
+    nothing: Tensor,
     name: str,
     safe: bool,
     threads: int = 0,
 ) -> Dataset:
-    """Replace each example's encoded image by `make` of it, zeros with "ok" False if that fails."""
+    """Replace each example's image by `make` of it, `nothing` with "ok" False if that fails."""
 
     def result(example: dict[str, Tensor], value: Tensor, ok: bool) -> dict[str, Tensor]:
-        rest = {k: v for k, v in example.items() if k != "data"}
-        return {**rest, name: value, "ok": ok}
+        done = ("data",) if name == "crops" else ("data", "u")
+        return {**{k: v for k, v in example.items() if k not in done}, name: value, "ok": ok}
 
     return decode.each(
         examples,
         lambda example: result(example, make(example), True),
-        lambda example: result(example, tf.zeros(shape), False),
+        lambda example: result(example, nothing, False),
         safe=safe,
         threads=threads,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +16,25 @@ EXAMPLES = 8
 
 
 def draw_views(
-    batches: Iterator[Mapping[str, np.ndarray]], source: Source, spec: EvalSpec, path: Path
+    batches: Iterator[Mapping[str, np.ndarray]],
+    views_of: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+    source: Source,
+    spec: EvalSpec,
+    path: Path,
 ) -> Iterator[Mapping[str, np.ndarray]]:
     """Draw the first batch's originals and views, and give the batches on unchanged.
 
     Args:
       batches: training batches; the first one is read now.
+      views_of: batch -> its views [B, V, S, S, C], normalised.
       source: where the originals come from; a stream has none to show.
       spec: normalisation, and the centre crop of the originals.
       path: of the PNG.
     """
     first = next(batches)
     n = min(EXAMPLES, len(first["index"]))
-    columns = [_denormalise(first["views"][:n, v], spec) for v in range(first["views"].shape[1])]
+    views = views_of(first)[:n]
+    columns = [_denormalise(views[:, v], spec) for v in range(views.shape[1])]
     titles = [f"view {v + 1}" for v in range(len(columns))]
     if not source.is_stream:
         indices = np.asarray(first["index"][:n])

@@ -1,0 +1,282 @@
+"""The views made on the device, in JAX inside the train step: the operations of `spec.ViewSpec`.
+
+The same draws give what `host.py` gives. Nothing branches: an example that draws an operation out
+gets a neutral amount. So that this stays cheap, the four jitter operations in 24 orders are five
+steps: saturation and hue keep each other's coordinates (and brightness and contrast do not), hence
+any order is HSV, affine, HSV, affine, HSV, where the two affines are brightness and contrast and
+saturation and hue join the HSV step of the gap that they fall into.
+
+Shape key: B examples, V views, N rows, H W C image, S side of a view, U draws (`UNIFORMS`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from byol_jax.views.spec import GREY, ORDERS, UNIFORMS, U, ViewSpec
+
+Batch = Mapping[str, Any]  # as core.Batch
+
+# Of each of the 24 orders: whether brightness comes before contrast, and how many of the two come
+# before saturation, and before hue.
+_BRIGHTNESS_FIRST = np.array([o.index(0) < o.index(1) for o in ORDERS])
+_SATURATION_GAP, _HUE_GAP = (
+    np.array([(o.index(0) < o.index(k)) + (o.index(1) < o.index(k)) for o in ORDERS], np.int32)
+    for k in (2, 3)
+)
+# TPUs multiply in bfloat16 otherwise, which is coarser than 1/255.
+_EXACT = jax.lax.Precision.HIGHEST
+
+
+def make_views(
+    specs: Sequence[ViewSpec], *, cropped: bool, dtype: jnp.dtype = jnp.float32
+) -> Callable[[Batch, Array], Batch]:
+    """The views of a batch, as `make_train_step` takes them.
+
+    Args:
+      specs: V views of one size.
+      cropped: the host has cut the views, and hands over uint8 [B, V, S, S, C]; otherwise it hands
+        over whole images of one size, uint8 [B, 1, H, W, C].
+      dtype: of computation and result.
+
+    Returns:
+      (batch, key) -> batch with "views" [B, V, S, S, C], normalised.
+    """
+
+    def views(batch: Batch, key: Array) -> Batch:
+        images = batch["views"]
+        u_BVU = uniforms(key, images.shape[0], len(specs)).astype(dtype)
+        made = []
+        for v, spec in enumerate(specs):
+            if cropped:
+                crop = images[:, v].astype(dtype) / 255
+            else:
+                crop = crop_batch(images[:, 0], spec, u_BVU[:, v])
+            made.append(augment(crop, spec, u_BVU[:, v]))
+        return {**batch, "views": jnp.stack(made, axis=1)}
+
+    return views
+
+
+def look_up(shape: tuple[int, int, int]) -> Callable[[Batch], Batch]:
+    """Read the images of a batch from a data set that lies on the device.
+
+    Args:
+      shape: [H, W, C] of an image.
+
+    Returns:
+      batch -> batch; "images" [N, H W C] (flat: a TPU would pad the channels to 128) and "row" [B]
+      become "views" [B, 1, H, W, C].
+    """
+
+    def views(batch: Batch) -> Batch:
+        rest = {k: v for k, v in batch.items() if k not in ("images", "row")}
+        found = batch["images"].at[batch["row"]].get(mode="promise_in_bounds")
+        return {**rest, "views": found.reshape(-1, 1, *shape)}
+
+    return views
+
+
+def uniforms(key: Array, rows: int, num_views: int) -> Array:
+    """The random numbers of a batch's views.
+
+    Args:
+      key: of the step.
+      rows: B.
+      num_views: V.
+
+    Returns:
+      float32 [B, V, UNIFORMS] in [0, 1).
+    """
+    return jax.random.uniform(key, (rows, num_views, UNIFORMS), jnp.float32)
+
+
+def crop_batch(images_NHWC: Array, spec: ViewSpec, u_NU: Array) -> Array:
+    """Cut a window out of each image of a batch of one size, and resize it.
+
+    Args:
+      images_NHWC: uint8 0..255 or float 0..1.
+      spec: what the view is, `affine` or not.
+      u_NU: in [0, 1); its dtype is that of the result.
+
+    Returns:
+      [N, S, S, C] in 0..1.
+    """
+    x = images_NHWC.astype(u_NU.dtype)
+    if images_NHWC.dtype == jnp.uint8:
+        x = x / 255
+    if spec.affine:
+        return _affine(x, spec, u_NU)
+    height, width = x.shape[1:3]
+    sides = _sides(spec, u_NU, height, width)
+    weights = []
+    for name, side, full in zip(("top", "left"), sides, (height, width), strict=True):
+        length = jnp.clip(jnp.round(side), 1, full)
+        start = jnp.floor(u_NU[:, U[name]] * (full - length + 1))
+        weights.append(_keys(start, length, full, spec.size))
+    rows, columns = weights
+    x = jnp.einsum("nih,nhwc->niwc", rows, x, precision=_EXACT)
+    x = jnp.einsum("njw,niwc->nijc", columns, x, precision=_EXACT)
+    return jnp.clip(x, 0, 1)
+
+
+def augment(images_NHWC: Array, spec: ViewSpec, u_NU: Array) -> Array:
+    """All of a view but the crop: flip, colours, blur, solarize, normalise.
+
+    Args:
+      images_NHWC: float in 0..1.
+      spec: what the view is.
+      u_NU: in [0, 1).
+
+    Returns:
+      [N, H, W, C], normalised.
+    """
+
+    def drawn(name: str, probability: float) -> Array:
+        return (u_NU[:, U[name]] < probability)[:, None, None]
+
+    x = images_NHWC
+    if spec.flip:
+        x = jnp.where(drawn("flip", spec.flip)[..., None], x[:, :, ::-1], x)
+    # The channels are planes of their own: a TPU pads a last axis of 3 to 128.
+    planes = [x[..., c] for c in range(spec.channels)]
+    if spec.jitter:
+        planes = _jitter(planes, spec, u_NU)
+    if spec.grey:
+        grey = sum(w * plane for w, plane in zip(GREY, planes, strict=True))
+        planes = [jnp.where(drawn("grey", spec.grey), grey, plane) for plane in planes]
+    if spec.blur:
+        band = _band(u_NU, spec, drawn("blur", spec.blur), x.shape[1:3])
+        planes = [_blur(plane, *band) for plane in planes]
+    if spec.solarize:
+        on = drawn("solarize", spec.solarize)
+        planes = [jnp.where(on, jnp.minimum(plane, 1 - plane), plane) for plane in planes]
+    normal = [
+        (plane - mean) / std for plane, mean, std in zip(planes, spec.mean, spec.std, strict=True)
+    ]
+    return jnp.stack(normal, axis=-1)
+
+
+def _range(u: Array, low: float, high: float) -> Array:
+    return low + (high - low) * u
+
+
+def _half(u_NU: Array, name: str, width: float) -> Array:
+    return width * (2 * u_NU[:, U[name]] - 1)
+
+
+def _sides(spec: ViewSpec, u_NU: Array, height: int, width: int) -> tuple[Array, Array]:
+    """Height and width of the windows as real numbers, at most the image's."""
+    area = _range(u_NU[:, U["area"]], *spec.area) * (height * width)
+    aspect = jnp.exp(_range(u_NU[:, U["aspect"]], *(math.log(a) for a in spec.aspect)))
+    return jnp.minimum(jnp.sqrt(area / aspect), height), jnp.minimum(jnp.sqrt(area * aspect), width)
+
+
+def _keys(start_N: Array, length_N: Array, full: int, size: int) -> Array:
+    """Bicubic weights [N, size, full] that resize the window `start`, `length` to `size`."""
+    start, length = start_N[:, None], length_N[:, None]
+    at = (jnp.arange(size)[None] + 0.5) * (length / size) - 0.5 + start
+    taps = jnp.arange(full)[None, None]
+    d = jnp.abs(at[:, :, None] - taps)
+    near = (1.5 * d - 2.5) * d * d + 1
+    far = ((-0.5 * d + 2.5) * d - 4) * d + 2
+    weights = jnp.where(d <= 1, near, jnp.where(d < 2, far, 0))
+    # The window is cut first: what lies beside it has no weight.
+    inside = (taps[0] >= start) & (taps[0] < start + length)
+    weights = jnp.where(inside[:, None], weights, 0)
+    return weights / weights.sum(2, keepdims=True)
+
+
+def _affine(x_NHWC: Array, spec: ViewSpec, u_NU: Array) -> Array:
+    """Crop, rotation and shift as one bilinear resampling, zero outside; see `ViewSpec`."""
+    height, width = x_NHWC.shape[1:3]
+    h, w = _sides(spec, u_NU, height, width)
+    turn = _half(u_NU, "rotate", math.radians(spec.rotate))
+    top, left = u_NU[:, U["top"]] * (height - h), u_NU[:, U["left"]] * (width - w)
+    centre_y = top + h / 2 + _half(u_NU, "shift_y", spec.shift) * height - 0.5
+    centre_x = left + w / 2 + _half(u_NU, "shift_x", spec.shift) * width - 0.5
+    place = (jnp.arange(spec.size, dtype=u_NU.dtype) + 0.5) / spec.size - 0.5
+    y, x = (h[:, None] * place[None])[:, :, None], (w[:, None] * place[None])[:, None]
+    cos, sin = jnp.cos(turn)[:, None, None], jnp.sin(turn)[:, None, None]
+    rows = centre_y[:, None, None] + sin * x + cos * y
+    columns = centre_x[:, None, None] + cos * x - sin * y
+
+    def sample(plane_HW: Array, row_SS: Array, column_SS: Array) -> Array:
+        return jax.scipy.ndimage.map_coordinates(plane_HW, [row_SS, column_SS], order=1)
+
+    channels = jax.vmap(sample, (-1, None, None), -1)
+    return jax.vmap(channels)(x_NHWC, rows, columns)
+
+
+def _jitter(planes: list[Array], spec: ViewSpec, u_NU: Array) -> list[Array]:
+    """Brightness, contrast, saturation and hue in the order that each row draws."""
+    on = u_NU[:, U["jitter"]] < spec.jitter
+    order = (u_NU[:, U["order"]] * len(ORDERS)).astype(jnp.int32)
+    first, gap_s, gap_h = (
+        jnp.asarray(table)[order] for table in (_BRIGHTNESS_FIRST, _SATURATION_GAP, _HUE_GAP)
+    )
+
+    def amount(name: str) -> Array:
+        return jnp.where(on, _half(u_NU, name, getattr(spec, name)), 0)
+
+    brightness, contrast = amount("brightness"), amount("contrast")
+    saturation, hue = amount("saturation"), amount("hue")
+    scale, offset = (1 + brightness, 0 * brightness) if spec.brightness_scales else (1, brightness)
+    in_colour = bool(spec.saturation or spec.hue)
+    for gap in range(3):
+        if in_colour:
+            here = (jnp.where(gap_s == gap, saturation, 0), jnp.where(gap_h == gap, hue, 0))
+            planes = _hsv(planes, *(value[:, None, None] for value in here))
+        if gap == 2:
+            break
+        bright = first if gap == 0 else ~first  # whether brightness is this row's affine here
+        factor = jnp.where(bright, scale, 1 + contrast)[:, None, None]
+        for c, plane in enumerate(planes):
+            mean = plane.mean((1, 2)) if spec.contrast else 0
+            shift = jnp.where(bright, offset, -contrast * mean)
+            planes[c] = jnp.clip(plane * factor + shift[:, None, None], 0, 1)
+    return planes
+
+
+def _hsv(planes: list[Array], saturation: Array, hue: Array) -> list[Array]:
+    """Scale the saturation by 1 + `saturation`, at most to 1, and turn the hue by `hue` turns."""
+    r, g, b = planes
+    v = jnp.maximum(jnp.maximum(r, g), b)
+    chroma = v - jnp.minimum(jnp.minimum(r, g), b)
+    safe = jnp.maximum(chroma, 1e-12)
+    # In sixths of a turn: red is 0, green 2, blue 4.
+    h = jnp.where(r >= v, (g - b) / safe, jnp.where(g >= v, (b - r) / safe + 2, (r - g) / safe + 4))
+    h = h + 6 * hue
+    h = h - 6 * jnp.floor(h / 6)
+    chroma = chroma * jnp.minimum(1 + saturation, v / safe)
+    shares = (jnp.abs(h - 3) - 1, 2 - jnp.abs(h - 2), 2 - jnp.abs(h - 4))
+    return [v - chroma * (1 - jnp.clip(share, 0, 1)) for share in shares]
+
+
+def _band(u_NU: Array, spec: ViewSpec, on: Array, shape: Sequence[int]) -> tuple[Array, ...]:
+    """Band matrices [N, H, H] and [N, W, W] of the blur; the identity where it is not drawn."""
+    sigma = _range(u_NU[:, U["sigma"]], *spec.sigma)[:, None, None]
+    reach = spec.kernel // 2
+
+    def taps(distance: Array) -> Array:
+        return jnp.where(distance <= reach, jnp.exp(-(distance**2) / (2 * sigma**2)), 0)
+
+    total = taps(jnp.abs(jnp.arange(-reach, reach + 1))[None, None]).sum(2, keepdims=True)
+    bands = []
+    for side in shape:
+        distance = jnp.abs(jnp.arange(side)[:, None] - jnp.arange(side)[None])[None]
+        bands.append(jnp.where(on, taps(distance) / total, distance == 0))
+    return tuple(bands)
+
+
+def _blur(plane_NHW: Array, rows_NHH: Array, columns_NWW: Array) -> Array:
+    """Gaussian blur with zeros beyond the border: K x K', K a band matrix."""
+    x = jnp.einsum("nih,nhw->niw", rows_NHH, plane_NHW, precision=_EXACT)
+    return jnp.einsum("njw,niw->nij", columns_NWW, x, precision=_EXACT)

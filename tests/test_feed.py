@@ -1,0 +1,192 @@
+"""Where images become views: every placement trains on the same data, to the same numbers."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import first_devices, mini_encoder, named, start_state
+
+from byol_jax import mesh as meshes
+from byol_jax.build import feed
+from byol_jax.build.experiment import (
+    batch_shapes,
+    build_method,
+    build_options,
+    steps_per_dispatch,
+)
+from byol_jax.build.experiment import build as build_experiment
+from byol_jax.config import default_config
+from byol_jax.core import Aux
+from byol_jax.loop import Hooks, Options, fit
+from byol_jax.train_step import make_train_step
+
+ROOT = Path(__file__).parents[1]
+STEPS = 20
+
+
+@pytest.fixture(autouse=True)
+def two_devices(monkeypatch):
+    two = first_devices(2)
+    monkeypatch.setattr(meshes, "make_mesh", lambda *_: two)
+
+
+def photos(path, n=70, side=10):
+    """A .npz of coloured noise, of which some is held out as the test part."""
+    random = np.random.RandomState(0)
+    images = random.randint(0, 256, (n, side, side, 3)).astype(np.uint8)
+    np.savez(path, images=images, labels=np.arange(n) % 3)
+    return str(path)
+
+
+def config_of(tmp_path, dtype="float64", **more):
+    c = default_config()
+    c.batch_size, c.epochs, c.image_size = 8, 20, 8
+    c.data.name, c.data.dir = "npz", photos(tmp_path / "photos.npz")
+    c.views.placement = "device"
+    c.encoder.name, c.encoder.width, c.encoder.dtype = "tiny", 0.25, dtype
+    c.method.hidden, c.method.out = 12, 8
+    c.optimizer.warmup_epochs = 1.0
+    for key, value in more.items():
+        group, name = key.split("__")
+        c[group][name] = value
+    return c
+
+
+def build(config):
+    """The experiment with an encoder that compiles in a second."""
+    e = build_experiment(config)
+    encoder = mini_encoder(config.encoder.dtype)
+    return e._replace(method=build_method(config, encoder, e.source.classes, e.total_steps))
+
+
+def trained(e, *ends):
+    """State and rows of metrics after fits that go on to each of `ends`."""
+    constants, rows = feed.resident(e), {}
+    state = start_state(e.method, e.optimizer, batch_shapes(e), 2)
+    step = feed.build_step(e, constants)
+    for end in ends:
+        state = fit(
+            state,
+            step,
+            feed.batches(e, int(state.position)),
+            Options(end, 8, log_every=0, steps_per_dispatch=steps_per_dispatch(e)),
+            root_key=jax.device_put(jax.random.key(1), meshes.replicated(e.mesh)),
+            mesh=e.mesh,
+            hooks=Hooks(write=lambda step, row: rows.update({step: row})),
+            quiet=True,
+        )
+    return named(state), rows
+
+
+def test_resident_is_streaming(tmp_path, x64):
+    """Fails if order, crops, colours or keys depend on where the images lie: 20 steps, float64."""
+    stream, _ = trained(build(config_of(tmp_path)), STEPS)
+    one, _ = trained(build(config_of(tmp_path, data__placement="resident")), STEPS)
+    five = build(config_of(tmp_path, data__placement="resident", data__steps_per_dispatch=5))
+    many, _ = trained(five, STEPS)
+    assert stream["position"] == 8 * STEPS
+    for k, value in stream.items():
+        np.testing.assert_allclose(one[k], value, rtol=1e-9, atol=1e-9, err_msg=k)
+        np.testing.assert_allclose(many[k], value, rtol=1e-9, atol=1e-9, err_msg=k)
+
+
+def test_dispatches_of_any_length_are_bitwise_equal(tmp_path):
+    """Fails if a program is compiled for a length, or a chunk's end leaks into the numbers."""
+    more = {"data__placement": "resident", "data__steps_per_dispatch": 6}
+    e = build(config_of(tmp_path, "float32", **more))
+    whole, rows = trained(e, 9)
+    cut, _ = trained(e, 1, 2, 4, 9)
+    for k, value in whole.items():
+        np.testing.assert_array_equal(cut[k], value, err_msg=k)
+    assert rows[9]["time/steps_per_dispatch"] == 6
+
+
+@pytest.mark.parametrize("placement", ["stream", "resident"])
+def test_the_picture_shows_the_views_of_the_first_step(tmp_path, placement):
+    """Fails if views.png draws with another key, or from other images."""
+    e = build(config_of(tmp_path, "float32", data__placement=placement))
+    constants, key = feed.resident(e), jax.random.key(4)
+    batch = next(feed.batches(e, 0))
+    shown = feed.shown(e, constants, key)(batch)
+    assert shown.shape == (8, 2, 8, 8, 3)
+
+    def loss(params, extra, batch, key):
+        value = jnp.sum(params["predictor"]["fc1"]["bias"])
+        views = batch["views"]
+        return value, Aux(extra, {"h": views.mean((2, 3))}, {"train/loss": value, "views": views})
+
+    step = make_train_step(e.method._replace(loss=loss), e.optimizer, feed.build_views_on_device(e))
+    state = start_state(e.method, e.optimizer, batch_shapes(e))
+    _, metrics = jax.jit(step)(state, {**batch, **constants}, key)
+    np.testing.assert_allclose(metrics["views"], shown, rtol=0, atol=1e-5)
+
+
+def test_resident_data_that_do_not_fit_are_refused(tmp_path, monkeypatch):
+    """Fails if the run ends in an out-of-memory error instead, or names no sizes."""
+    monkeypatch.setattr(meshes, "free_memory", lambda mesh: (20_000, "a TPU v3"))
+    with pytest.raises(ValueError, match=r"images of .*10, 10, 3.* GiB .* free on a TPU v3; set"):
+        build(config_of(tmp_path, data__placement="resident"))
+    build(config_of(tmp_path, data__placement="stream"))
+
+
+def test_resident_data_need_views_on_the_device(tmp_path):
+    """Fails if the combination is taken and does something else."""
+    with pytest.raises(ValueError, match=r"set views\.placement to device"):
+        build(config_of(tmp_path, data__placement="resident", views__placement="host"))
+    with pytest.raises(ValueError, match=r"views\.placement is 'gpu'; expected 'host' or 'device'"):
+        build(config_of(tmp_path, views__placement="gpu"))
+
+
+def test_many_steps_a_dispatch_only_where_that_is_faster(tmp_path):
+    """Fails if CPUs get a loop by themselves, or streams get one at all."""
+    assert steps_per_dispatch(build(config_of(tmp_path))) == 0
+    e = build(config_of(tmp_path, data__placement="resident"))
+    assert steps_per_dispatch(e) == 1
+    assert build_options(e).steps_per_dispatch == 1
+
+
+def test_damaged_images_are_substituted_in_every_placement(tmp_path):
+    """Fails if a resident row of mask 0 shows the image that did not decode."""
+    e = build(config_of(tmp_path, "float32", data__placement="resident"))
+    intact = np.ones(e.source.num_examples, bool)
+    intact[::5] = False
+    e = e._replace(source=dataclasses.replace(e.source, intact=intact))
+    streamed = e._replace(config=config_of(tmp_path, "float32"))
+    pairs = zip(islice(feed.batches(e, 0), 8), feed.batches(streamed, 0), strict=False)
+    for resident, stream in pairs:
+        for key in ("index", "label", "mask"):
+            np.testing.assert_array_equal(resident[key], stream[key])
+        np.testing.assert_array_equal(e.source.images[resident["row"]], stream["views"][:, 0])
+        assert intact[resident["row"]].all()
+        np.testing.assert_array_equal(resident["mask"] > 0, intact[resident["index"]])
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
+sys.argv = ["train", "--config", "configs/digits.py", "--workdir", sys.argv[1],
+            "--config.epochs=1", "--config.encoder.width=0.25", "--config.views.placement=device",
+            "--config.data.placement=resident"]
+import runpy
+runpy.run_module("byol_jax.train", run_name="__main__")
+"""
+
+
+def test_resident_training_without_tensorflow(tmp_path):
+    """Fails if TensorFlow is imported from the config to the last checkpoint."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, str(tmp_path / "run")],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert "knn/test_top1" in json.loads(rows[-1])
+    assert (tmp_path / "run" / "checkpoints" / "10").is_dir()
+    assert (tmp_path / "run" / "views.png").is_file()

@@ -1,0 +1,186 @@
+"""The device's views against the host's, and against the NumPy version of both."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import first_devices
+from scipy.stats import ks_2samp
+from test_views_host import PLAIN, draws, np_affine, np_augment, np_resize, photo
+
+from byol_jax.mesh import put_batch, replicated
+from byol_jax.views import device, host
+from byol_jax.views.spec import ORDERS, RECIPES, UNIFORMS, U, ViewSpec
+
+COLOURED = ("byol", "simclr", "cifar", "crop_flip")
+VIEWS = {
+    f"{name} {i + 1}": (name, i)
+    for name in RECIPES
+    for i in range(1 if name in ("simclr", "digits", "crop_flip") else 2)
+}
+
+
+def spec_of(name, size=24):
+    recipe, i = VIEWS[name]
+    return RECIPES[recipe](size)[i]
+
+
+def every_order(n=72):
+    """Draws that go through the 24 orders of the jitter, with few rows left as they are."""
+    u = draws(n)
+    u[:, U["order"]] = (np.arange(n) % 24 + 0.5) / 24
+    u[: 2 * n // 3, U["jitter"]] = 0
+    return u
+
+
+def images(n, side=30, channels=3):
+    """Photographs of a kind, uint8, no two alike."""
+    wide = (255 * photo(side + n, side + 2 * n)).astype(np.uint8)[..., :channels]
+    return np.stack([wide[i : i + side, 2 * i : 2 * i + side] for i in range(n)])
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_crops_are_the_hosts(name):
+    """Fails if windows, weights, rotation or borders differ from the host's."""
+    v = spec_of(name)
+    u, some = draws(16), images(16, channels=v.channels)
+    theirs = host.crop_batch(tf.constant(some), v, tf.constant(u)).numpy()
+    ours = device.crop_batch(jnp.asarray(some), v, jnp.asarray(u))
+    assert ours.shape == (16, 24, 24, v.channels)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_augmentations_are_the_hosts(name):
+    """Fails if an operation, an order or a selection differs from the host's."""
+    v, u = spec_of(name), every_order()
+    crops = images(len(u), 24, v.channels).astype(np.float32) / 255
+    theirs = host.augment(tf.constant(crops), v, tf.constant(u)).numpy()
+    ours = np.asarray(device.augment(jnp.asarray(crops), v, jnp.asarray(u)))
+    scale = 1 / min(v.std)
+    # Where two channels are equal to rounding, the hue is not defined: a few pixels.
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * scale)
+    assert np.abs(ours - theirs).mean() < 1e-6 * scale
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_augmentations_are_numpys(name, x64):
+    """Fails if the five steps are not the four operations in the order drawn, in float64."""
+    v, u = spec_of(name, 12), every_order().astype(np.float64)
+    crops = images(len(u), 12, v.channels) / 255
+    ours = device.augment(jnp.asarray(crops), v, jnp.asarray(u))
+    assert ours.dtype == jnp.float64
+    for i in range(len(u)):
+        np.testing.assert_allclose(ours[i], np_augment(crops[i], v, u[i]), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("scales", [False, True])
+@pytest.mark.parametrize("left_out", ["brightness", "contrast", "saturation", "hue"])
+def test_a_jitter_of_three_operations(left_out, scales, x64):
+    """Fails if an operation without strength still changes the image or its order."""
+    strengths = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.4)
+    fields = PLAIN | strengths | {"jitter": 1.0, left_out: 0.0, "brightness_scales": scales}
+    v = ViewSpec(9, **fields)
+    u = every_order(24).astype(np.float64)
+    crops = images(24, 9) / 255
+    ours = device.augment(jnp.asarray(crops), v, jnp.asarray(u))
+    for i in range(24):
+        np.testing.assert_allclose(ours[i], np_augment(crops[i], v, u[i]), rtol=0, atol=1e-9)
+
+
+def test_crops_are_numpys(x64):
+    """Fails if host and device share a mistake."""
+    v, turned = ViewSpec(11, **PLAIN), ViewSpec(11, rotate=30.0, shift=0.2, **PLAIN)
+    u, some = draws(6).astype(np.float64), images(6, 17)
+    straight = device.crop_batch(jnp.asarray(some), v, jnp.asarray(u))
+    affine = device.crop_batch(jnp.asarray(some), turned, jnp.asarray(u))
+    for i in range(6):
+        window = [t.numpy() for t in host.crop_window(v, tf.constant(u[i], tf.float32), 17, 17)]
+        np.testing.assert_allclose(straight[i], np_resize(some[i] / 255, window, 11), atol=1e-9)
+        np.testing.assert_allclose(affine[i], np_affine(some[i] / 255, turned, u[i]), atol=1e-9)
+
+
+def batch_of(views):
+    return {"views": views, "mask": np.ones(len(views), np.float32)}
+
+
+def test_rows_views_and_steps_draw_their_own_numbers():
+    """Fails if two rows, two views or two steps share their randomness."""
+    u = device.uniforms(jax.random.key(0), 64, 2)
+    assert u.shape == (64, 2, UNIFORMS)
+    assert u.dtype == jnp.float32
+    assert len(np.unique(u)) > 0.999 * u.size
+    assert float(u.min()) >= 0
+    assert float(u.max()) < 1
+    assert np.isin(device.uniforms(jax.random.key(1), 64, 2), u).mean() < 0.01
+    # Rows of the same image become different views.
+    same = np.repeat(images(1), 8, axis=0)[:, None]
+    specs = RECIPES["cifar"](24)
+    made = device.make_views(specs, cropped=False)(batch_of(same), jax.random.key(0))["views"]
+    flat = np.asarray(made).reshape(16, -1)
+    assert len({row.tobytes() for row in flat}) == 16
+
+
+def test_views_of_crops_and_of_whole_images():
+    """Fails if a crop is cut again, or a view is made from another view's crop or numbers."""
+    specs = RECIPES["byol"](24)
+    key = jax.random.key(3)
+    u = device.uniforms(key, 5, 2)
+    some = images(5)
+    crops = np.stack([images(5, 24), images(5, 24)[::-1]], axis=1)
+    for given, cropped in ((some[:, None], False), (crops, True)):
+        batch = batch_of(given) | {"index": np.arange(5)}
+        out = device.make_views(specs, cropped=cropped)(batch, key)
+        assert set(out) == {"views", "mask", "index"}
+        assert out["views"].shape == (5, 2, 24, 24, 3)
+        assert out["views"].dtype == jnp.float32
+        for i in (0, 1):
+            x = device.crop_batch(some, specs[i], u[:, i]) if not cropped else crops[:, i] / 255
+            alone = device.augment(jnp.asarray(x, jnp.float32), specs[i], u[:, i])
+            np.testing.assert_allclose(out["views"][:, i], alone, rtol=0, atol=1e-5)
+
+
+def test_one_device_draws_what_four_do(x64):
+    """Fails if randomness goes by the device, or an operation mixes rows."""
+    views = device.make_views(RECIPES["byol"](24), cropped=False, dtype=jnp.float64)
+    made = []
+    for n in (1, 4):
+        mesh = first_devices(n)
+        key = jax.device_put(jax.random.key(5), replicated(mesh))
+        batch = put_batch(batch_of(images(8)[:, None]), mesh)
+        made.append(np.asarray(jax.jit(views)(batch, key)["views"]))
+    np.testing.assert_allclose(made[0], made[1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["byol", "simclr", "cifar", "digits"])
+def test_distributions_agree(name):
+    """Fails if a probability, a range or a generator differs between host and device."""
+    specs, n = RECIPES[name](16), 1500
+    some = np.repeat(images(1, 20, specs[0].channels), n, axis=0)
+    ours = device.make_views(specs, cropped=False)(batch_of(some[:, None]), jax.random.key(0))
+    index = tf.range(n, dtype=tf.int64)
+    u = tf.map_fn(lambda i: host.uniforms(0, 0, i, 2), index, fn_output_signature=tf.float32)
+    for v, spec in enumerate(specs):
+        crops = host.crop_batch(tf.constant(some), spec, u[:, v])
+        theirs = host.augment(crops, spec, u[:, v]).numpy()
+        pair = [np.asarray(x, np.float64) for x in (ours["views"][:, v], theirs)]
+        for what in (
+            lambda x: x.mean((1, 2))[:, 0],  # brightness, grey, solarize
+            lambda x: x.std((1, 2, 3)),  # contrast, blur
+            lambda x: np.abs(np.diff(x, axis=1)).mean((1, 2, 3)),  # crop, blur
+            lambda x: x[:, :, :8].mean((1, 2, 3)) - x[:, :, 8:].mean((1, 2, 3)),  # flip
+            lambda x: (x.max(3) - x.min(3)).mean((1, 2)),  # saturation, grey
+        ):
+            assert ks_2samp(what(pair[0]), what(pair[1])).pvalue > 1e-3
+
+
+def test_a_jitter_is_three_colour_operations_and_no_branch():
+    """Fails if every order is computed, or a conditional runs all its branches."""
+    views = device.make_views(RECIPES["byol"](16), cropped=True)
+    batch = batch_of(np.zeros((4, 2, 16, 16, 3), np.uint8))
+    text = str(jax.make_jaxpr(views)(batch, jax.random.key(0)))
+    assert "cond" not in text
+    assert "while" not in text
+    assert len(ORDERS) == 24
+    assert text.count(" floor") == 2 * 3  # one a hue turn, for two views

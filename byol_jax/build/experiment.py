@@ -232,8 +232,12 @@ def decoded(source: Source, side: int, devices: Mesh) -> Source:
     return decode_all(source, side)
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(config: ConfigDict, source: Source | None = None) -> Experiment:
     """Open the data and make every object of a training run; nothing is compiled.
+
+    Args:
+      config: complete.
+      source: the data, where they are not those that the config names.
 
     Raises:
       ValueError: anything about config or data that would fail later, said clearly.
@@ -243,7 +247,8 @@ def build(config: ConfigDict) -> Experiment:
         jax.config.update("jax_enable_x64", True)
     devices = mesh.make_mesh()
     mesh.check_batch(config.batch_size // config.optimizer.accumulate, devices)
-    source = open_source(config.data.name, config.data.dir, "train", seed=config.seed)
+    if source is None:
+        source = open_source(config.data.name, config.data.dir, "train", seed=config.seed)
     specs, eval_spec = build_views(config, source.channels)
     if config.data.placement == "resident":
         source = decoded(source, config.data.resident_size or eval_spec.resize, devices)

@@ -112,6 +112,16 @@ def decode_image(data: Tensor, channels: int) -> Tensor:
         return decode_box(data, (0, 0, height, width), channels)
 
 
+def decode_eval(data: Tensor, spec: Any, channels: int) -> Tensor:
+    """The evaluation view of one encoded image, of which only the centre is decoded."""
+    height, width = dimensions(data)
+    window = host.eval_window(spec, height, width)
+    pixels = decode_box(data, window, channels)
+    whole = (tf.constant(0), tf.constant(0), window[2], window[3])
+    view = host.eval_view(pixels, spec, whole)
+    return tf.ensure_shape(view, [spec.size, spec.size, channels])
+
+
 def decode_views(
     data: Tensor, views: tuple[Any, ...], u: Tensor, channels: int, dtype: Any = tf.float32
 ) -> Tensor:

@@ -189,7 +189,7 @@ def eval_views_of(source: Source, spec: EvalSpec, first: int, safe: bool) -> Dat
     read = _reader(source)
 
     def view(example: dict[str, Tensor]) -> Tensor:
-        return host.eval_view(decode.decode_image(read(example), source.channels), spec)
+        return decode.decode_eval(read(example), spec, source.channels)
 
     nothing = tf.zeros([spec.size, spec.size, source.channels])
     return _decoded(examples, view, nothing, "views", safe)

@@ -123,9 +123,12 @@ class ViewSpec:
 class EvalSpec:
     """The view an encoder is judged on: the centre of the image.
 
-    The image is scaled by s = resize / shorter side (bicubic, as in `ViewSpec`), and the square of
-    `size` px whose first row and column are floor((round(s side) - size) / 2) is taken, clipped to
-    [0, 1], then (x - mean) / std. Pixels of an image that has the right size already are kept.
+    The central square of round(shorter side * size / resize) px, at floor((side - square) / 2) of
+    either side, is resized to `size` as a crop of `ViewSpec` is, then (x - mean) / std. Pixels of
+    an image that has the right size already are kept. It is the "resize, then centre crop" of the
+    field to within a pixel, at the cost of one crop.
+
+    Reference: google-deepmind/deepmind-research:byol/utils/dataset.py (_decode_and_center_crop).
     """
 
     size: int

@@ -1,0 +1,132 @@
+"""What this machine can feed: decoding, cutting, and the whole augmentation, by cores."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from byol_jax.bench.measure import Rate, rates, table
+from byol_jax.build.experiment import Experiment
+from byol_jax.data.pipeline import cuts, eval_batches, train_batches
+
+ROWS = 32
+"""Images a batch: enough to hide the call, few enough to take turns often."""
+
+
+@contextlib.contextmanager
+def only(cores: int) -> Iterator[None]:
+    """Keep this thread, and those it starts, to some cores (Linux; elsewhere nothing is done)."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(sorted(before)[:cores]))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def run(e: Experiment, rounds: int, seconds: float) -> tuple[str, dict[str, Any]]:
+    """Measure the feeds of a run's data, on one core and on all.
+
+    Returns:
+      (tables as text, {"1": {name: Rate}, "all": ..., "resident_mb": ...}). Rates are images a
+      second; a training image is all its views.
+    """
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    text, found = [], {}
+    before = _memory()
+    for n in sorted({1, cores}):
+        with only(n):
+            candidates = _candidates(e, n)
+            found[str(n)] = rates(candidates, rounds, seconds, settle=6)
+        what = (
+            f"{e.source.name}, {len(e.views)} views of {e.views[0].size} px, {n} of {cores} cores"
+        )
+        text.append(table(what, "images/s", found[str(n)]))
+    grown = _memory() - before
+    text.append(f"memory of all these pipelines together: {grown / 2**20:.0f} MiB")
+    return "\n\n".join(text), {"by_cores": found, "memory_mib": grown / 2**20}
+
+
+def advice(found: dict[str, Any], eats: float, cores: int) -> str:
+    """What to do: which placement feeds a step that eats `eats` images/s, with how many cores.
+
+    Args:
+      found: of `run`.
+      eats: images a second that the step takes.
+      cores: of this machine.
+    """
+    one: dict[str, Rate] = found["by_cores"]["1"]
+    lines = [f"the step eats {eats:,.0f} images/s; this machine has {cores} cores"]
+    for name in ("views.placement=host", "views.placement=device"):
+        if name in one:
+            need = eats / one[name].median
+            verdict = "enough" if need <= cores else "NOT enough: the step will wait"
+            lines.append(f"{name}: {need:.1f} cores of this kind are needed, {verdict}")
+    lines.append("data.placement=resident needs none, where the images fit on the device")
+    return "\n".join(lines)
+
+
+def _candidates(e: Experiment, threads: int) -> dict[str, Callable[[], int]]:
+    run: dict[str, Any] = {"batch_size": min(ROWS, e.source.num_examples), "seed": 0}
+    run["threads"] = threads
+    feeds: dict[str, Iterator[Any]] = {}
+    if cuts(e.source):
+        feeds["raw decode"] = _raw(e, threads)
+    host = train_batches(e.source, e.views, **run)
+    feeds["views.placement=device"] = train_batches(e.source, e.views, on_device=True, **run)
+    feeds["views.placement=host"] = host
+    found = {name: _pull(feed) for name, feed in feeds.items()}
+    found["evaluation"] = _pull(_passes(e))
+    return found
+
+
+def _pull(feed: Iterator[Any]) -> Callable[[], int]:
+    def work() -> int:
+        batch = next(feed)
+        return len(batch["index"])
+
+    return work
+
+
+def _passes(e: Experiment) -> Iterator[Any]:
+    source = e.source
+    if not source.is_stream:  # few images many times, as one pass: to start one takes a while
+        source = source.take(np.arange(max(source.num_examples, 20_000)) % source.num_examples)
+    while True:
+        yield from eval_batches(source, e.eval_spec, batch_size=ROWS)
+
+
+def _raw(e: Experiment, threads: int) -> Iterator[Any]:
+    """Decoding whole images and nothing else: the limit of any pipeline."""
+    import tensorflow as tf
+
+    from byol_jax.data import decode, stream
+
+    rows = np.arange(min(e.source.num_examples, 1024))
+    encoded = tf.constant([stream.encoded_image(e.source, int(i)) for i in rows])
+    data = tf.data.Dataset.from_tensor_slices(encoded).repeat()
+
+    def one(bytes_: Any) -> dict[str, Any]:
+        return {"index": tf.shape(decode.decode_image(bytes_, e.source.channels))[0]}
+
+    data = data.map(one, num_parallel_calls=threads, deterministic=True)
+    return stream.finish(data, ROWS, threads).as_numpy_iterator()
+
+
+def _memory() -> int:
+    """Bytes of this process in memory."""
+    status = Path("/proc/self/statm")
+    if status.exists():
+        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

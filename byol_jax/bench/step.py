@@ -1,0 +1,126 @@
+"""The train step by itself: time, images a second, share of the peak, memory, compilation."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from byol_jax import mesh
+from byol_jax.build import feed
+from byol_jax.build.experiment import Experiment, batch_shapes, steps_per_dispatch
+from byol_jax.core import Step, TrainState
+from byol_jax.train_step import init_state, make_train_step
+
+# Dense peak of a device, TFLOP/s, bfloat16; the vendors' data sheets.
+PEAK = {
+    "H200": 989.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "V100": 125.0,
+    "RTX 4090": 165.0,
+    "TPU v2": 22.5,
+    "TPU v3": 61.5,
+    "TPU v4": 275.0,
+    "TPU v5 lite": 197.0,
+    "TPU v5p": 459.0,
+    "TPU v6": 918.0,
+}
+
+
+def prepare(e: Experiment) -> tuple[TrainState, Step, dict[str, Any], Array, int]:
+    """What a dispatch takes: (state, step, a batch on the devices, key, images in it)."""
+    constants = feed.resident(e)
+    root, step_key = jax.random.split(jax.random.key(e.config.seed))
+    state = init_state(e.method, e.optimizer, root, batch_shapes(e), e.mesh)
+    batches = feed.batches(e, 0)
+    most = steps_per_dispatch(e)
+    some = [next(batches) for _ in range(max(most, 1))]
+    batch = mesh.put_steps(some, most, e.mesh) if most else mesh.put_batch(some[0], e.mesh)
+    key = jax.device_put(step_key, mesh.replicated(e.mesh))
+    return state, feed.build_step(e, constants), batch, key, max(most, 1) * e.config.batch_size
+
+
+class Runner:
+    """One train step that can be called again and again."""
+
+    def __init__(self, e: Experiment) -> None:
+        self.state, self.step, self.batch, self.key, self.images = prepare(e)
+        start = time.perf_counter()
+        self()
+        self.first_call = time.perf_counter() - start
+        """Seconds of the first call: tracing, compiling (or reading the cache), one step."""
+
+    def __call__(self) -> int:
+        """Do one dispatch, wait for it, and say how many images it took."""
+        self.state, metrics = self.step(self.state, self.batch, self.key)
+        jax.block_until_ready(metrics)
+        return self.images
+
+
+def run(e: Experiment, rounds: int) -> tuple[str, dict[str, Any]]:
+    """Measure the step of a run on its own data, on the devices there are.
+
+    Args:
+      e: the run.
+      rounds: repeats, each of as many dispatches as fill a second.
+
+    Returns:
+      (text, figures).
+    """
+    runner = Runner(e)
+    start = time.perf_counter()
+    runner()
+    calls = max(1, round(1.0 / (time.perf_counter() - start)))
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for _ in range(calls):
+            runner()
+        seconds.append((time.perf_counter() - start) / calls)
+    steps = runner.images / e.config.batch_size
+    median = statistics.median(seconds) / steps
+    rate = e.config.batch_size / median
+    cost = flops(e, runner)
+    device = e.mesh.devices.flat[0]
+    peak = next((v for k, v in PEAK.items() if k in device.device_kind), None)
+    memory = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    found = {
+        "step_ms": 1e3 * median,
+        "step_ms_low": 1e3 * min(seconds) / steps,
+        "step_ms_high": 1e3 * max(seconds) / steps,
+        "images_per_s": rate,
+        "first_call_s": runner.first_call,
+        "gflop_per_image": cost / e.config.batch_size / 1e9,
+        "tflop_per_s": cost / median / 1e12,
+        "peak_share": cost / median / 1e12 / peak / e.mesh.devices.size if peak else None,
+        "memory_gib": memory / 2**30 if memory else None,
+        "steps_per_dispatch": steps,
+    }
+    c = e.config
+    lines = [
+        f"{c.method.name}, {c.encoder.name}, {c.image_size} px, {c.encoder.dtype}, batch "
+        f"{c.batch_size}, views {c.views.placement}, data {c.data.placement}",
+        f"step {found['step_ms']:.2f} ms ({found['step_ms_low']:.2f} to "
+        f"{found['step_ms_high']:.2f}), {rate:,.0f} images/s, "
+        f"{found['tflop_per_s']:.2f} TFLOP/s (as XLA counts)",
+        f"first call {runner.first_call:.1f} s (trace, compile or cache, one step)",
+    ]
+    if peak:
+        lines.append(f"{100 * found['peak_share']:.1f}% of the peak of {device.device_kind}")
+    if memory:
+        lines.append(f"at most {found['memory_gib']:.2f} GiB on a device")
+    return "\n".join(lines), found
+
+
+def flops(e: Experiment, runner: Runner) -> float:
+    """Floating-point operations of one step over all devices, as XLA counts them before fusing."""
+    step = make_train_step(e.method, e.optimizer, accumulate=e.config.optimizer.accumulate)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), runner.state)
+    key = jax.ShapeDtypeStruct(runner.key.shape, runner.key.dtype)
+    lowered = jax.jit(step).lower(shapes, batch_shapes(e), key)
+    return float(np.asarray((lowered.cost_analysis() or {}).get("flops", 0.0)))

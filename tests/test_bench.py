@@ -1,0 +1,142 @@
+"""The benchmarks run on real data, and say what they measured."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from byol_jax import mesh
+from byol_jax.bench import end_to_end, step, views
+from byol_jax.bench import input as feeding
+from byol_jax.bench.measure import machine, plain, rates, table, write_json
+from byol_jax.bench.noise import noise
+from byol_jax.build.experiment import build
+from byol_jax.config import default_config
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    original = mesh.make_mesh
+    monkeypatch.setattr(mesh, "make_mesh", lambda: original(jax.devices()[:1]))
+
+
+def config_of(**data):
+    c = default_config()
+    c.batch_size, c.epochs, c.image_size = 4, 100, 8
+    c.encoder.name, c.encoder.width, c.encoder.dtype = "tiny", 0.25, "float32"
+    c.method.hidden, c.method.out = 12, 8
+    c.data.update(data)
+    return c
+
+
+def test_rates_compare_within_a_round(monkeypatch):
+    """Fails if the ratio is of medians over rounds, or pieces of work are miscounted."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "process_time", lambda: clock[0] / 2)
+    round_of = {"slow": 0, "fast": 0}
+
+    def work(name, seconds, images):
+        def run():
+            # The machine gets slower from round to round.
+            clock[0] += seconds * (1 + round_of[name] // 5)
+            round_of[name] += 1
+            return images
+
+        return run
+
+    found = rates({"slow": work("slow", 1.0, 10), "fast": work("fast", 1.0, 30)}, 3, 4.0, settle=1)
+    assert found["slow"].ratio == 1
+    assert found["fast"].ratio == pytest.approx(3)
+    assert found["slow"].high == pytest.approx(10)
+    assert found["slow"].low < found["slow"].median < found["slow"].high
+    assert found["fast"].cpu == pytest.approx(2 * found["fast"].median)
+    text = table("title", "images/s", found)
+    assert "fast" in text
+    assert "3.000" in text
+
+
+def test_what_a_folder_can_feed(tmp_path):
+    """Fails if a feed is left out, or counts views for images."""
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+        for i, pixels in enumerate(load_sample_images().images):
+            Image.fromarray(pixels[: 200 + i]).save(tmp_path / part / f"{i}.jpg")
+            Image.fromarray(pixels[:, :150]).save(tmp_path / part / f"{i}b.jpg")
+    e = build(config_of(name="folder", dir=str(tmp_path)))
+    text, found = feeding.run(e, 1, 0.05)
+    names = {"raw decode", "views.placement=device", "views.placement=host", "evaluation"}
+    assert set(found["by_cores"]["1"]) == names
+    assert all(r.median > 0 for r in found["by_cores"]["1"].values())
+    assert found["memory_mib"] > 0
+    one = found["by_cores"]["1"]["views.placement=host"].median
+    advice = feeding.advice(found, 8 * one, 2)
+    assert "views.placement=host: 8.0 cores" in advice
+    assert "NOT enough" in advice
+    assert "raw decode" in text
+    json.dumps(plain(found))
+
+
+def test_step_views_and_the_whole_way(quick):
+    """Fails if a figure is missing, zero, or of another batch than the config's."""
+    e = build(config_of(), noise(40, 10))
+    _, found = step.run(e, 2)
+    assert found["images_per_s"] == pytest.approx(4e3 / found["step_ms"])
+    assert found["step_ms_low"] <= found["step_ms"] <= found["step_ms_high"]
+    assert found["first_call_s"] > found["step_ms"] / 1e3
+    assert found["gflop_per_image"] > 0
+    _, found = views.run(e, 1, 0.05)
+    assert set(found["step"]) == {
+        "step, views by the host", "step, views on the device", "step, resident data",
+    }  # fmt: skip
+    assert found["cost"] > 0
+    text, found = end_to_end.run(e, 2, 2)
+    assert found["low"] <= found["images_per_s"] <= found["high"]
+    assert 0 <= found["wait_share"] <= 1
+    assert "data stream" in text
+
+
+def test_noise_is_no_flat_image():
+    """Fails if images to measure with are zeros, or alike."""
+    source = noise(6, 30)
+    assert source.images.shape == (6, 30, 30, 3)
+    assert source.images.std((1, 2, 3)).min() > 20
+    assert len({image.tobytes() for image in source.images}) == 6
+
+
+def test_results_are_json(tmp_path):
+    """Fails if a result cannot be read back, or the machine is not named."""
+    found = rates({"a": lambda: time.sleep(0.001) or 1}, 1, 0.01)
+    write_json({"machine": machine(), "rates": plain(found), "n": 1}, tmp_path / "out.json")
+    back = json.loads((tmp_path / "out.json").read_text())
+    assert back["rates"]["a"]["ratio"] == 1
+    assert back["machine"]["jax"] == jax.__version__
+    assert np.isfinite(back["rates"]["a"]["median"])
+    assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["speed", "--config", "configs/digits.py"], "expected one of input, views, step"),
+        (["step"], "--config is missing"),
+    ],
+)
+def test_wrong_command_lines(arguments, message):
+    """Fails if a wrong word ends in a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "byol_jax.bench", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -14,6 +14,7 @@ import numpy as np
 from byol_jax.bench.measure import Rate, rates, table
 from byol_jax.build.experiment import Experiment
 from byol_jax.data.pipeline import cuts, eval_batches, train_batches
+from byol_jax.data.source import Source
 
 ROWS = 32
 """Images a batch: enough to hide the call, few enough to take turns often."""
@@ -82,16 +83,18 @@ def _candidates(e: Experiment, threads: int) -> dict[str, Callable[[], int]]:
     run["threads"] = threads
     feeds: dict[str, Iterator[Any]] = {}
     if cuts(e.source):
-        feeds["raw decode"] = _raw(e, threads)
+        feeds["raw decode"] = raw_decode(e.source, threads)
     host = train_batches(e.source, e.views, **run)
     feeds["views.placement=device"] = train_batches(e.source, e.views, on_device=True, **run)
     feeds["views.placement=host"] = host
-    found = {name: _pull(feed) for name, feed in feeds.items()}
-    found["evaluation"] = _pull(_passes(e))
+    found = {name: pull(feed) for name, feed in feeds.items()}
+    found["evaluation"] = pull(_passes(e))
     return found
 
 
-def _pull(feed: Iterator[Any]) -> Callable[[], int]:
+def pull(feed: Iterator[Any]) -> Callable[[], int]:
+    """Read a batch, and say how many images it has."""
+
     def work() -> int:
         batch = next(feed)
         return len(batch["index"])
@@ -107,18 +110,18 @@ def _passes(e: Experiment) -> Iterator[Any]:
         yield from eval_batches(source, e.eval_spec, batch_size=ROWS)
 
 
-def _raw(e: Experiment, threads: int) -> Iterator[Any]:
+def raw_decode(source: Source, threads: int) -> Iterator[Any]:
     """Decoding whole images and nothing else: the limit of any pipeline."""
     import tensorflow as tf
 
     from byol_jax.data import decode, stream
 
-    rows = np.arange(min(e.source.num_examples, 1024))
-    encoded = tf.constant([stream.encoded_image(e.source, int(i)) for i in rows])
+    rows = np.arange(min(source.num_examples, 1024))
+    encoded = tf.constant([stream.encoded_image(source, int(i)) for i in rows])
     data = tf.data.Dataset.from_tensor_slices(encoded).repeat()
 
     def one(bytes_: Any) -> dict[str, Any]:
-        return {"index": tf.shape(decode.decode_image(bytes_, e.source.channels))[0]}
+        return {"index": tf.shape(decode.decode_image(bytes_, source.channels))[0]}
 
     data = data.map(one, num_parallel_calls=threads, deterministic=True)
     return stream.finish(data, ROWS, threads).as_numpy_iterator()

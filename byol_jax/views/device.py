@@ -34,6 +34,9 @@ _SATURATION_GAP, _HUE_GAP = (
 # TPUs multiply in bfloat16 otherwise, which is coarser than 1/255.
 _EXACT = jax.lax.Precision.HIGHEST
 
+_BLOCK = 56
+"""Rows, or columns, that one matrix blurs."""
+
 
 def make_views(
     specs: Sequence[ViewSpec], *, cropped: bool, dtype: jnp.dtype = jnp.float32
@@ -140,28 +143,22 @@ def augment(images_NHWC: Array, spec: ViewSpec, u_NU: Array) -> Array:
     """
 
     def drawn(name: str, probability: float) -> Array:
-        return (u_NU[:, U[name]] < probability)[:, None, None]
+        return (u_NU[:, U[name]] < probability)[:, None, None, None]
 
-    x = images_NHWC
+    x = images_NHWC.transpose(0, 3, 1, 2)  # as planes: a TPU pads a last axis of 3 to 128
     if spec.flip:
-        x = jnp.where(drawn("flip", spec.flip)[..., None], x[:, :, ::-1], x)
-    # The channels are planes of their own: a TPU pads a last axis of 3 to 128.
-    planes = [x[..., c] for c in range(spec.channels)]
+        x = jnp.where(drawn("flip", spec.flip), x[..., ::-1], x)
     if spec.jitter:
-        planes = _jitter(planes, spec, u_NU)
+        x = _jitter(x, spec, u_NU)
     if spec.grey:
-        grey = sum(w * plane for w, plane in zip(GREY, planes, strict=True))
-        planes = [jnp.where(drawn("grey", spec.grey), grey, plane) for plane in planes]
+        grey = GREY[0] * x[:, 0] + GREY[1] * x[:, 1] + GREY[2] * x[:, 2]
+        x = jnp.where(drawn("grey", spec.grey), grey[:, None], x)
     if spec.blur:
-        band = _band(u_NU, spec, drawn("blur", spec.blur), x.shape[1:3])
-        planes = [_blur(plane, *band) for plane in planes]
+        x = _blur(x, _band(u_NU, spec, drawn("blur", spec.blur)[:, 0], x.shape))
     if spec.solarize:
-        on = drawn("solarize", spec.solarize)
-        planes = [jnp.where(on, jnp.minimum(plane, 1 - plane), plane) for plane in planes]
-    normal = [
-        (plane - mean) / std for plane, mean, std in zip(planes, spec.mean, spec.std, strict=True)
-    ]
-    return jnp.stack(normal, axis=-1)
+        x = jnp.where(drawn("solarize", spec.solarize), jnp.minimum(x, 1 - x), x)
+    mean, std = (np.asarray(v, x.dtype)[None, :, None, None] for v in (spec.mean, spec.std))
+    return ((x - mean) / std).transpose(0, 2, 3, 1)
 
 
 def _range(u: Array, low: float, high: float) -> Array:
@@ -215,8 +212,9 @@ def _affine(x_NHWC: Array, spec: ViewSpec, u_NU: Array) -> Array:
     return jax.vmap(channels)(x_NHWC, rows, columns)
 
 
-def _jitter(planes: list[Array], spec: ViewSpec, u_NU: Array) -> list[Array]:
+def _jitter(x_NCHW: Array, spec: ViewSpec, u_NU: Array) -> Array:
     """Brightness, contrast, saturation and hue in the order that each row draws."""
+    x = x_NCHW
     on = u_NU[:, U["jitter"]] < spec.jitter
     order = (u_NU[:, U["order"]] * len(ORDERS)).astype(jnp.int32)
     first, gap_s, gap_h = (
@@ -229,25 +227,23 @@ def _jitter(planes: list[Array], spec: ViewSpec, u_NU: Array) -> list[Array]:
     brightness, contrast = amount("brightness"), amount("contrast")
     saturation, hue = amount("saturation"), amount("hue")
     scale, offset = (1 + brightness, 0 * brightness) if spec.brightness_scales else (1, brightness)
-    in_colour = bool(spec.saturation or spec.hue)
     for gap in range(3):
-        if in_colour:
+        if spec.saturation or spec.hue:
             here = (jnp.where(gap_s == gap, saturation, 0), jnp.where(gap_h == gap, hue, 0))
-            planes = _hsv(planes, *(value[:, None, None] for value in here))
+            x = _hsv(x, *(value[:, None, None] for value in here))
         if gap == 2:
             break
         bright = first if gap == 0 else ~first  # whether brightness is this row's affine here
-        factor = jnp.where(bright, scale, 1 + contrast)[:, None, None]
-        for c, plane in enumerate(planes):
-            mean = plane.mean((1, 2)) if spec.contrast else 0
-            shift = jnp.where(bright, offset, -contrast * mean)
-            planes[c] = jnp.clip(plane * factor + shift[:, None, None], 0, 1)
-    return planes
+        factor = jnp.where(bright, scale, 1 + contrast)[:, None, None, None]
+        mean = x.mean((2, 3)) if spec.contrast else 0
+        shift = jnp.where(bright[:, None], offset[:, None], -contrast[:, None] * mean)
+        x = jnp.clip(x * factor + shift[:, :, None, None], 0, 1)
+    return x
 
 
-def _hsv(planes: list[Array], saturation: Array, hue: Array) -> list[Array]:
+def _hsv(x_NCHW: Array, saturation: Array, hue: Array) -> Array:
     """Scale the saturation by 1 + `saturation`, at most to 1, and turn the hue by `hue` turns."""
-    r, g, b = planes
+    r, g, b = x_NCHW[:, 0], x_NCHW[:, 1], x_NCHW[:, 2]
     v = jnp.maximum(jnp.maximum(r, g), b)
     chroma = v - jnp.minimum(jnp.minimum(r, g), b)
     safe = jnp.maximum(chroma, 1e-12)
@@ -257,26 +253,46 @@ def _hsv(planes: list[Array], saturation: Array, hue: Array) -> list[Array]:
     h = h - 6 * jnp.floor(h / 6)
     chroma = chroma * jnp.minimum(1 + saturation, v / safe)
     shares = (jnp.abs(h - 3) - 1, 2 - jnp.abs(h - 2), 2 - jnp.abs(h - 4))
-    return [v - chroma * (1 - jnp.clip(share, 0, 1)) for share in shares]
+    # One array, not three planes: XLA would compute all of the above once for each plane.
+    return jnp.stack([v - chroma * (1 - jnp.clip(share, 0, 1)) for share in shares], axis=1)
 
 
-def _band(u_NU: Array, spec: ViewSpec, on: Array, shape: Sequence[int]) -> tuple[Array, ...]:
-    """Band matrices [N, H, H] and [N, W, W] of the blur; the identity where it is not drawn."""
+def _band(u_NU: Array, spec: ViewSpec, on: Array, shape: tuple[int, ...]) -> Array:
+    """The blur as matrices [N, block, block + kernel - 1]; the identity where it is not drawn."""
     sigma = _range(u_NU[:, U["sigma"]], *spec.sigma)[:, None, None]
-    reach = spec.kernel // 2
+    reach, block = spec.kernel // 2, min(_BLOCK, *shape[2:])
 
     def taps(distance: Array) -> Array:
-        return jnp.where(distance <= reach, jnp.exp(-(distance**2) / (2 * sigma**2)), 0)
+        return jnp.where(abs(distance) <= reach, jnp.exp(-(distance**2) / (2 * sigma**2)), 0)
 
-    total = taps(jnp.abs(jnp.arange(-reach, reach + 1))[None, None]).sum(2, keepdims=True)
-    bands = []
-    for side in shape:
-        distance = jnp.abs(jnp.arange(side)[:, None] - jnp.arange(side)[None])[None]
-        bands.append(jnp.where(on, taps(distance) / total, distance == 0))
-    return tuple(bands)
+    total = taps(jnp.arange(-reach, reach + 1)[None, None]).sum(2, keepdims=True)
+    distance = jnp.arange(block + 2 * reach)[None, None] - jnp.arange(block)[None, :, None] - reach
+    return jnp.where(on, taps(distance) / total, distance == 0)
 
 
-def _blur(plane_NHW: Array, rows_NHH: Array, columns_NWW: Array) -> Array:
-    """Gaussian blur with zeros beyond the border: K x K', K a band matrix."""
-    x = jnp.einsum("nih,nhw->niw", rows_NHH, plane_NHW, precision=_EXACT)
-    return jnp.einsum("njw,niw->nij", columns_NWW, x, precision=_EXACT)
+def _product(axis: int, band: Array, x: Array) -> Array:
+    if axis == 2:
+        return jnp.einsum("ncij,ncjw->nciw", band, x, precision=_EXACT)
+    return jnp.einsum("nchj,ncij->nchi", x, band, precision=_EXACT)
+
+
+def _blur(x_NCHW: Array, band: Array) -> Array:
+    """Gaussian blur with zeros beyond the border, of the rows and of the columns.
+
+    By blocks: a product with one band matrix would multiply zeros most of the time.
+    """
+    block, wide = band.shape[1:]
+    x, reach = x_NCHW, (wide - block) // 2
+    band = jnp.broadcast_to(band[:, None], (len(x), x.shape[1], block, wide))
+    for axis in (2, 3):
+        side = x.shape[axis]
+        starts = range(0, side, block)
+        pad = [(0, 0)] * 4
+        pad[axis] = (reach, starts[-1] + block - side + reach)
+        padded = jnp.pad(x, pad)
+        parts = [
+            _product(axis, band, jax.lax.slice_in_dim(padded, start, start + wide, axis=axis))
+            for start in starts
+        ]
+        x = jax.lax.slice_in_dim(jnp.concatenate(parts, axis), 0, side, axis=axis)
+    return x

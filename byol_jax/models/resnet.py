@@ -8,6 +8,7 @@ that `convert/timm.py` is a change of layout only.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -125,10 +126,9 @@ class ResNet(nn.Module):
         spec = self.spec
         imagenet = self.stem == "imagenet"
         x = spec.conv(base, 7 if imagenet else 3, 2 if imagenet else 1, "conv1")(x)
-        x = nn.relu(spec.norm("bn1")(x, groups, train))
-        if imagenet:
-            pad = "SAME" if spec.padding == "same" else ((1, 1), (1, 1))
-            x = nn.max_pool(x, (3, 3), (2, 2), pad)
+        pad = "SAME" if spec.padding == "same" else ((1, 1), (1, 1))
+        pool = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=pad)
+        x = nn.relu(spec.norm("bn1")(x, groups, train, pool if imagenet else None))
         # Rematerialise whole blocks: only their inputs are kept for the backward pass.
         block_cls = nn.remat(Block, static_argnums=(3, 4)) if self.remat else Block
         maps, done = [], 0

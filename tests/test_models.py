@@ -379,7 +379,7 @@ def test_space_to_depth_is_the_same_network(x64, padding):
         params, stats = filled(shapes(encoder, 16))
 
         def loss(params, encoder=encoder, stats=stats):
-            # The deep maps of so small an image are a place wide: normalised, they amplify rounding.
+            # The deep maps of so small an image have one place: a norm of those amplifies rounding.
             features, new = encoder.apply(params, stats, x, True)
             first = features.maps[0]
             return jnp.square(first).sum(), (first, new["bn1"], new["layer1_1"])

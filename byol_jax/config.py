@@ -68,6 +68,7 @@ def default_config() -> ConfigDict:
     c.encoder.project_first = False
     c.encoder.drop_path = 0.0
     c.encoder.remat = False
+    c.encoder.space_to_depth = False  # imagenet stem on blocks of 2x2 pixels: the same results
     c.encoder.dtype = "bfloat16"  # of the computation: bfloat16, float32, float64
 
     c.method = ConfigDict()

@@ -99,6 +99,25 @@ def _scale_by_lr() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
 
+def _scale_by_trust_ratio(eta: float) -> optax.GradientTransformation:
+    """Multiply each leaf by eta |p| / |g|, by 1 where either norm is 0.
+
+    `optax.scale_by_trust_ratio` reads every parameter and gradient twice: the second time to put
+    ones in the place of a leaf whose norm is below a bound.
+    """
+
+    def scale(update: Array, param: Array) -> Array:
+        norms = jnp.sqrt(jnp.square(param).sum()), jnp.sqrt(jnp.square(update).sum())
+        nonzero = (norms[0] > 0) & (norms[1] > 0)
+        ratio = jnp.where(nonzero, eta * norms[0] / jnp.where(nonzero, norms[1], 1), 1)
+        return update * ratio
+
+    def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
+        return jax.tree.map(scale, updates, params), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
 def _optimizer(parts: list[Any], lr: Schedule) -> Optimizer:
     transform = optax.chain(*parts)
 
@@ -138,7 +157,7 @@ def lars(
     """
     adapt = [
         optax.add_decayed_weights(weight_decay, weights_mask),
-        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=eta), weights_mask),
+        optax.masked(_scale_by_trust_ratio(eta), weights_mask),
     ]
     trace = optax.trace(momentum, nesterov)
     tail = [_scale_by_lr(), trace] if lr_inside else [trace, _scale_by_lr()]

@@ -225,6 +225,35 @@ def test_batch_norm_by_its_formula(x64):
     np.testing.assert_allclose(still, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_a_pool_before_normalising_is_the_pool_after_it(x64, train):
+    """Fails if a negative scale pools minima, or statistics are those of the pooled map."""
+    random = np.random.RandomState(0)
+    x = random.randn(6, 5, 5, 4) + 1
+    params = {"scale": np.array([1.5, -0.7, 0.0, -2.0]), "bias": random.randn(4)}
+    stats = {"mean": random.randn(4), "var": random.rand(4) + 0.5}
+    norm = GroupBatchNorm(param_dtype=jnp.float64)
+
+    def pool(x):
+        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+    def run(before, params, x):
+        variables = {"params": params, "batch_stats": stats}
+        max_pool = pool if before else None
+        y, new = norm.apply(variables, x, 2, train, max_pool, mutable=["batch_stats"])
+        y = nn.relu(y) if before else pool(nn.relu(y))
+        return jnp.square(y).sum(), (y, new)
+
+    before, after = (
+        jax.jit(jax.value_and_grad(functools.partial(run, b), (0, 1), has_aux=True))(params, x)
+        for b in (True, False)
+    )
+    equal(before, after, 1e-11)
+    low = x.astype(jnp.bfloat16)
+    before, after = (run(b, params, low)[1][0] for b in (True, False))
+    np.testing.assert_array_equal(before, after)
+
+
 class FlaxTiny(nn.Module):
     """The tiny encoder out of flax's own parts, one pass over one batch."""
 
@@ -336,6 +365,39 @@ def test_remat_changes_no_gradient(x64, monkeypatch):
         found[remat] = compiled(jax.jit(jax.grad(loss, has_aux=True)), params)(params)
     equal(found[True], found[False], 1e-12)
     assert named_shapes(found[True][0]).keys() == named_shapes(found[False][0]).keys()
+
+
+@pytest.mark.parametrize("padding", ["torch", "same"])
+def test_space_to_depth_is_the_same_network(x64, padding):
+    """Fails if a tap of the kernel meets another pixel, or parameters have other shapes."""
+    x = np.random.RandomState(0).randn(2, 2, 16, 12, 3)
+    found = {}
+    for blocks in (False, True):
+        encoder = make_encoder(
+            "resnet18", width=0.25, padding=padding, space_to_depth=blocks, dtype="float64"
+        )
+        params, stats = filled(shapes(encoder, 16))
+
+        def loss(params, encoder=encoder, stats=stats):
+            # The deep maps of so small an image have one place: a norm of those amplifies rounding.
+            features, new = encoder.apply(params, stats, x, True)
+            first = features.maps[0]
+            return jnp.square(first).sum(), (first, new["bn1"], new["layer1_1"])
+
+        step = jax.jit(jax.grad(loss, has_aux=True))
+        assert ("4x4x12x16" in step.lower(params).as_text()) == blocks
+        found[blocks] = compiled(step, params)(params)
+    equal(found[True], found[False], 1e-9)
+    assert named_shapes(found[True][0]).keys() == named_shapes(found[False][0]).keys()
+
+
+def test_space_to_depth_refuses_what_it_cannot_do():
+    """Fails if an odd image loses a row, or a stem without a 7x7 convolution ignores the option."""
+    with pytest.raises(ValueError, match="stem 'cifar' has no 7x7"):
+        make_encoder("resnet18", stem="cifar", space_to_depth=True)
+    encoder = make_encoder("resnet18", width=0.25, space_to_depth=True)
+    with pytest.raises(ValueError, match="even size"):
+        shapes(encoder, 15)
 
 
 def test_drop_path_drops_whole_branches_and_keeps_their_mean(x64):
@@ -508,7 +570,7 @@ def test_a_head_of_no_layers_is_the_identity():
         assert not jax.tree.leaves((params, stats, moved))
 
 
-@pytest.mark.parametrize("option", ["zero_init_last", "project_first", "remat"])
+@pytest.mark.parametrize("option", ["zero_init_last", "project_first", "remat", "space_to_depth"])
 def test_the_tiny_encoder_refuses_options_of_residual_blocks(option):
     """Fails if an option is ignored in silence."""
     with pytest.raises(ValueError, match="no residual blocks"):

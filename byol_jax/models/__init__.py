@@ -34,6 +34,7 @@ def make_encoder(
     project_first: bool = False,
     drop_path: float = 0.0,
     remat: bool = False,
+    space_to_depth: bool = False,
     dtype: str = "float32",
     channels: int = 3,
 ) -> Encoder:
@@ -48,6 +49,8 @@ def make_encoder(
       project_first: a projection shortcut in the first stage of R18 and R34, as DeepMind's has.
       drop_path: stochastic depth, the rate of the last block, in [0, 1); needs a key in `apply`.
       remat: recompute each block in the backward pass instead of keeping its activations.
+      space_to_depth: compute the imagenet stem's convolution on blocks of 2x2 pixels: the same
+        parameters and results, for images of an even size.
       dtype: of the computation: "bfloat16", "float32" (parameters and statistics are float32), or
         "float64" (all of it; for tests).
       channels: image channels.
@@ -71,15 +74,18 @@ def make_encoder(
     spec = ConvSpec(padding, DTYPES[dtype], param_dtype)
     module: nn.Module
     if name == "tiny":
-        if zero_init_last or project_first or drop_path or remat:
+        if zero_init_last or project_first or drop_path or remat or space_to_depth:
             raise ValueError(
-                "encoder.name 'tiny' has no residual blocks: zero_init_last, project_first, "
-                "drop_path and remat must keep their defaults."
+                "encoder.name 'tiny' has no residual blocks and no 7x7 stem: zero_init_last, "
+                "project_first, drop_path, remat and space_to_depth must keep their defaults."
             )
         module, dim = Tiny(width, spec), round(128 * width)
     else:
+        if space_to_depth and stem != "imagenet":
+            raise ValueError(f"encoder.stem {stem!r} has no 7x7 convolution for space_to_depth.")
         depth = int(name.removeprefix("resnet"))
-        module = ResNet(depth, width, stem, spec, zero_init_last, project_first, drop_path, remat)
+        options = (zero_init_last, project_first, drop_path, remat, space_to_depth)
+        module = ResNet(depth, width, stem, spec, *options)
         dim = round(64 * width) * 8 * (4 if DEPTHS[depth][1] else 1)
     return _wrap(module, dim, channels, DTYPES[dtype], config)
 

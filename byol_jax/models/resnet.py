@@ -8,6 +8,7 @@ that `convert/timm.py` is a change of layout only.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flax import linen as nn
 from jax import Array
 
 from byol_jax.models.norm import GroupBatchNorm
+from byol_jax.models.stem import BlockConv
 
 # depth -> (blocks a stage, bottleneck)
 DEPTHS = {
@@ -116,6 +118,7 @@ class ResNet(nn.Module):
     project_first: bool  # a projection shortcut in the first stage of R18 and R34 as well
     drop_path: float
     remat: bool
+    space_to_depth: bool = False  # the stem's convolution on blocks of 2x2 pixels
 
     @nn.compact
     def __call__(self, x: Array, key: Array | None, groups: int, train: bool) -> list[Array]:
@@ -124,11 +127,13 @@ class ResNet(nn.Module):
         base = round(64 * self.width)
         spec = self.spec
         imagenet = self.stem == "imagenet"
-        x = spec.conv(base, 7 if imagenet else 3, 2 if imagenet else 1, "conv1")(x)
-        x = nn.relu(spec.norm("bn1")(x, groups, train))
-        if imagenet:
-            pad = "SAME" if spec.padding == "same" else ((1, 1), (1, 1))
-            x = nn.max_pool(x, (3, 3), (2, 2), pad)
+        if self.space_to_depth:
+            x = BlockConv(base, spec.padding, spec.dtype, spec.param_dtype, name="conv1")(x)
+        else:
+            x = spec.conv(base, 7 if imagenet else 3, 2 if imagenet else 1, "conv1")(x)
+        pad = "SAME" if spec.padding == "same" else ((1, 1), (1, 1))
+        pool = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=pad)
+        x = nn.relu(spec.norm("bn1")(x, groups, train, pool if imagenet else None))
         # Rematerialise whole blocks: only their inputs are kept for the backward pass.
         block_cls = nn.remat(Block, static_argnums=(3, 4)) if self.remat else Block
         maps, done = [], 0

@@ -39,7 +39,7 @@ def load(path: str) -> Any:
             return cond(pred, lambda ab: f(ab[0]), lambda ab: g(ab[1]), (a, b))
         return cond(pred, *rest)
 
-    jax.lax.cond = old_cond
+    jax.lax.cond = old_cond  # type: ignore[assignment]
     found = importlib.util.spec_from_file_location("augmentations", path)
     assert found is not None
     assert found.loader is not None
@@ -50,7 +50,7 @@ def load(path: str) -> Any:
 
 def theirs(module: Any) -> Callable[..., jax.Array]:
     """(uint8 crops [B, 2, S, S, 3], key) -> views, by DeepMind's `postprocess`."""
-    mean, std = np.float32(spec.IMAGENET_MEAN), np.float32(spec.IMAGENET_STD)
+    mean, std = (np.array(v, np.float32) for v in (spec.IMAGENET_MEAN, spec.IMAGENET_STD))
 
     def views(crops: jax.Array, key: jax.Array) -> jax.Array:
         x = crops.astype(jnp.float32) / 255

@@ -70,7 +70,11 @@ class Peers:
 
     def candidates(self) -> dict[str, Callable[[], int]]:
         """What is installed there."""
-        return {name: lambda name=name: int(self._ask(name)) for name in self.names}
+
+        def work(name: str) -> Callable[[], int]:
+            return lambda: int(self._ask(name))
+
+        return {name: work(name) for name in self.names}
 
 
 def main() -> None:

@@ -10,16 +10,19 @@ views. The peers' CPU time is not counted: compare the wall times.
   lightly             Image.open, lightly.transforms.BYOLTransform with its defaults (two views)
   torchvision crops   Image.open, two RandomResizedCrop(224, bicubic) to uint8 tensors
   device              byol_jax, views.placement=device: one decode, two bicubic crops, uint8
+  device, bilinear    the same with bilinear crops, for comparison: not what the papers use
   host                byol_jax, views.placement=host: the whole augmentation, float32
+  evaluation          byol_jax, the centre crop of `EvalSpec`, float32; one view
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +35,31 @@ from byol_jax.data.source import Source, open_source
 from byol_jax.views.spec import EvalSpec, byol
 
 
+@contextlib.contextmanager
+def bilinear() -> Iterator[None]:
+    """Pipelines traced meanwhile resize by bilinear interpolation, which is no option of ours."""
+    import tensorflow as tf
+
+    bicubic = tf.raw_ops.ResizeBicubic
+    tf.raw_ops.ResizeBicubic = tf.raw_ops.ResizeBilinear
+    try:
+        yield
+    finally:
+        tf.raw_ops.ResizeBicubic = bicubic
+
+
 def ours(source: Source) -> dict[str, Callable[[], int]]:
     """Our pipelines, with one thread each."""
     run: dict[str, Any] = {"batch_size": ROWS, "seed": 0, "threads": 1}
+    linear = train_batches(source, byol(224), on_device=True, **run)
+    with bilinear():
+        next(linear)  # traced now
     many = source.take(np.arange(50_000) % source.num_examples)
     views = byol(224)
     return {
         "raw decode": pull(raw_decode(source, 1)),
         "device": pull(train_batches(source, views, on_device=True, **run)),
+        "device, bilinear": pull(linear),
         "host": pull(train_batches(source, views, **run)),
         "evaluation": pull(eval_batches(many, EvalSpec(224, 256), batch_size=ROWS)),
     }

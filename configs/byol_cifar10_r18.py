@@ -24,6 +24,8 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     c.evaluate_every = max(c.epochs // 20, 1)
 
     c.data.name = "cifar10"
+    c.data.placement = "resident"  # 154 MB
+    c.views.placement = "device"
     c.views.recipe = "cifar"
 
     c.encoder.name = "resnet18"

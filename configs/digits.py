@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
     c.evaluate_every = 20
 
     c.data.name = "digits"
+    c.data.placement = "resident"
+    c.views.placement = "device"
     c.views.recipe = "digits"
 
     c.encoder.name = "tiny"

@@ -93,6 +93,8 @@ def test_step_views_and_the_whole_way(quick):
     assert found["images_per_s"] == pytest.approx(4e3 / found["step_ms"])
     assert found["step_ms_low"] <= found["step_ms"] <= found["step_ms_high"]
     assert found["first_call_s"] > found["step_ms"] / 1e3
+    assert 0 < found["cached_s"] < found["compile_s"]
+    assert found["trace_s"] > 0
     assert found["gflop_per_image"] > 0
     _, found = views.run(e, 1, 0.05)
     assert set(found["step"]) == {

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from byol_jax import mesh as meshes
 from byol_jax.core import Batch, Method, Step, TrainState, Tree
 from byol_jax.losses import spread
+from byol_jax.models.conv import compiling_for
 from byol_jax.optim import Optimizer
 
 Views = Callable[[Batch, Array], Batch]
@@ -124,6 +125,16 @@ def make_train_step(
 def jit_step(step: Step, mesh: Mesh) -> Step:
     """The step compiled over a mesh: state replicated and donated, batch rows over the devices."""
     whole, rows = meshes.replicated(mesh), meshes.rows(mesh)
+
+    @functools.wraps(step)
+    def traced(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict]:
+        with compiling_for(meshes.platform(mesh)):
+            return step(state, batch, key)
+
     return jax.jit(
-        step, in_shardings=(whole, rows, whole), out_shardings=(whole, whole), donate_argnums=0
+        traced,
+        in_shardings=(whole, rows, whole),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+        compiler_options=meshes.compiler_options(meshes.platform(mesh)),
     )

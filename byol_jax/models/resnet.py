@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from byol_jax.models.conv import conv
 from byol_jax.models.norm import GroupBatchNorm
 
 # depth -> (blocks a stage, bottleneck)
@@ -51,6 +52,7 @@ class ConvSpec:
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             kernel_init=nn.initializers.zeros,  # drawn by init.draw_kernels
+            conv_general_dilated=conv,
             name=name,
         )
 

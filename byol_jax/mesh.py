@@ -36,13 +36,14 @@ def platform(mesh: Mesh) -> str:
 def compiler_options(platform: str) -> dict[str, str | bool] | None:
     """XLA options that make training faster on a platform; None where there are none.
 
-    On a CPU: convolutions by Eigen. YNNPACK's, XLA's choice since jax 0.10, are slower, the
-    gradients' above all, and use one core where they have 64 channels.
+    On a CPU: convolutions and matmuls by Eigen. YNNPACK's, XLA's choice since jax 0.10, are slower,
+    the gradients' above all, and use one core where they have 64 channels.
     """
     if platform != "cpu":
         return None
-    kept = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-    options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": kept}
+    options: dict[str, str | bool] = {
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"
+    }
     try:
         jax.jit(lambda: 0).lower().compile(compiler_options=options)
     except jax.errors.JaxRuntimeError:  # an experimental option: other versions of jax lack it

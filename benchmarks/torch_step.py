@@ -95,7 +95,7 @@ class Lars(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:
         """One update."""
         grads = [p.grad for p in self.weights]
-        grads = torch._foreach_add(grads, self.weights, alpha=DECAY)
+        grads = list(torch._foreach_add(grads, self.weights, alpha=DECAY))
         norms = (
             torch.stack(torch._foreach_norm(self.weights)),
             torch.stack(torch._foreach_norm(grads)),

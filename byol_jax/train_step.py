@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from byol_jax import mesh as meshes
 from byol_jax.core import Batch, Method, Step, TrainState, Tree
 from byol_jax.losses import spread
+from byol_jax.models.conv import compiling_for
 from byol_jax.optim import Optimizer
 
 Views = Callable[[Batch, Array], Batch]
@@ -130,8 +131,18 @@ def make_train_step(
 def jit_step(step: Step, mesh: Mesh) -> Step:
     """The step compiled over a mesh: state replicated and donated, batch rows over the devices."""
     whole, rows = meshes.replicated(mesh), meshes.rows(mesh)
+
+    @functools.wraps(step)
+    def traced(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict]:
+        with compiling_for(meshes.platform(mesh)):
+            return step(state, batch, key)
+
     return jax.jit(
-        step, in_shardings=(whole, rows, whole), out_shardings=(whole, whole), donate_argnums=0
+        traced,
+        in_shardings=(whole, rows, whole),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+        compiler_options=meshes.compiler_options(meshes.platform(mesh)),
     )
 
 
@@ -155,6 +166,12 @@ def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
     def steps(
         state: TrainState, batches: Batch, count: Array, constants: Batch, root_key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
+        with compiling_for(meshes.platform(mesh)):
+            return run(state, batches, count, constants, root_key)
+
+    def run(
+        state: TrainState, batches: Batch, count: Array, constants: Batch, root_key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
         def one(i: Any, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
             return step(state, {k: v[i] for k, v in batches.items()} | dict(constants), root_key)
 
@@ -174,6 +191,7 @@ def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
         in_shardings=(whole, rows, whole, whole, whole),
         out_shardings=(whole, whole),
         donate_argnums=0,
+        compiler_options=meshes.compiler_options(meshes.platform(mesh)),
     )
 
     def call(state: TrainState, batches: Batch, root_key: Array) -> tuple[TrainState, dict]:

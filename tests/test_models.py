@@ -14,6 +14,7 @@ from flax import linen as nn
 from byol_jax import models
 from byol_jax.mesh import replicated, rows
 from byol_jax.models import heads, make_encoder, resnet
+from byol_jax.models.conv import compiling_for
 from byol_jax.models.norm import GroupBatchNorm
 from byol_jax.models.resnet import Block, ConvSpec, ResNet
 
@@ -104,7 +105,8 @@ def strided_convolutions(encoder, size=64):
     """How many convolutions with a stride there are, by the side of their kernel."""
     params, stats = shapes(encoder)
     images = jnp.zeros((1, 1, size, size, 3))
-    jaxpr = jax.make_jaxpr(lambda p, s: encoder.apply(p, s, images, False))(params, stats)
+    with compiling_for("tpu"):  # there a convolution is one equation
+        jaxpr = jax.make_jaxpr(lambda p, s: encoder.apply(p, s, images, False))(params, stats)
     found = collections.Counter()
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "conv_general_dilated" and eqn.params["window_strides"] != (1, 1):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from byol_jax.models.conv import conv
 from byol_jax.models.norm import GroupBatchNorm
 from byol_jax.models.stem import BlockConv
 
@@ -53,6 +54,7 @@ class ConvSpec:
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             kernel_init=nn.initializers.zeros,  # drawn by init.draw_kernels
+            conv_general_dilated=conv,
             name=name,
         )
 

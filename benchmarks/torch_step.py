@@ -13,6 +13,9 @@ kernels. Images are noise, drawn once. PyTorch alone is needed, no torchvision.
 Reference: Grill et al. 2020; He et al. 2016.
 """
 
+# mypy: ignore-errors
+# (torch's own annotations do not know lists of parameters)
+
 from __future__ import annotations
 
 import argparse

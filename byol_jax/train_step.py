@@ -158,8 +158,7 @@ def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
 
     Returns:
       steps(state, {key: [K, B, ...], "count": []}, root_key) -> (state, metrics [K]); metrics from
-      `count` on are zeros. With K = 1 and no loop around it, the plain step: XLA on CPUs runs
-      convolutions many times slower inside of a loop.
+      `count` on are zeros. With K = 1 there is no loop around the step.
     """
     whole, rows = meshes.replicated(mesh), meshes.rows_of_steps(mesh)
 

@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
 
     c.data.name = "digits"
     c.data.placement = "resident"
+    c.data.steps_per_dispatch = 20
     c.views.placement = "device"
     c.views.recipe = "digits"
 

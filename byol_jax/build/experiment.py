@@ -353,7 +353,7 @@ def steps_per_dispatch(e: Experiment) -> int:
     """Steps that one call of the device may take; 0: one, of a batch from the host."""
     if e.config.data.placement != "resident":
         return 0
-    # XLA on CPUs runs convolutions far slower inside of a loop.
+    # A CPU's steps are long: one at a time, so that a signal to stop is heeded soon.
     automatic = 1 if e.mesh.devices.flat[0].platform == "cpu" else min(e.config.log_every, 100)
     return e.config.data.steps_per_dispatch or automatic
 

@@ -26,7 +26,7 @@ def value_and_gradients(convolve, x, kernel, dy):
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), TORCH + SAME)
-@pytest.mark.parametrize("size", [(8, 8), (9, 12)])
+@pytest.mark.parametrize("size", [(8, 8), (9, 12), (2, 2), (1, 5)])
 def test_value_and_gradients_are_those_of_lax(x64, kernel, stride, padding, size):
     """Fails if a padding, a flip, a stride or a transpose of either gradient is off."""
     draw = np.random.default_rng(kernel)

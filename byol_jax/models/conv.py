@@ -84,15 +84,43 @@ def _plain(strides: tuple[int, ...], pads: Pads, x: Array, kernel: Array) -> Arr
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_ORDER)
 
 
+def _convolve(
+    x: Array,
+    kernel: Array,
+    strides: tuple[int, ...],
+    pads: Sequence[tuple[int, int]],
+    spread: tuple[int, ...] = (1, 1),
+    holes: tuple[int, ...] = (1, 1),
+) -> Array:
+    """A convolution in the good order, of images with `spread`, of a kernel with `holes`.
+
+    Images smaller than the kernel (3x3 on 2x2, the last stage of a ResNet-18 at 64 px) come out as
+    one matmul of patches: XLA runs plain loops for them, 100 times slower.
+    """
+    if min(x.shape[1:3]) >= max(kernel.shape[:2]) or holes != (1, 1):
+        return lax.conv_general_dilated(
+            x, kernel, strides, pads, spread, holes, dimension_numbers=_ORDER
+        )
+    around = [(before, after, s - 1) for (before, after), s in zip(pads, spread, strict=True)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+    height, width = x.shape[1] - kernel.shape[0] + 1, x.shape[2] - kernel.shape[1] + 1
+    patches = [
+        x[:, i : i + height : strides[0], j : j + width : strides[1]]
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    ]
+    return jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[3])
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _ordered(strides: tuple[int, ...], pads: Pads, x: Array, kernel: Array) -> Array:
-    return _plain(strides, pads, x, kernel)
+    return _convolve(x, kernel, strides, pads)
 
 
 def _forward(
     strides: tuple[int, ...], pads: Pads, x: Array, kernel: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _plain(strides, pads, x, kernel), (x, kernel)
+    return _convolve(x, kernel, strides, pads), (x, kernel)
 
 
 def _backward(
@@ -120,9 +148,7 @@ def _image_gradient(
         (k - 1 - before, h + before - (h_out - 1) * s - 1) for h, k, h_out, s, (before, _) in sizes
     ]
     turned = lax.rev(kernel, (0, 1)).swapaxes(2, 3)
-    return lax.conv_general_dilated(
-        dy, turned, (1, 1), around, lhs_dilation=strides, dimension_numbers=_ORDER
-    )
+    return _convolve(dy, turned, (1, 1), around, spread=strides)
 
 
 def _kernel_gradient(
@@ -134,12 +160,7 @@ def _kernel_gradient(
         return jnp.einsum("nhwi,nhwo->io", seen, dy)[None, None]
     sizes = zip(x.shape[1:3], shape[:2], dy.shape[1:3], strides, pads, strict=True)
     around = [(before, k + (h_out - 1) * s - h - before) for h, k, h_out, s, (before, _) in sizes]
-    gradient = lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0),
-        dy.transpose(1, 2, 0, 3),
-        (1, 1),
-        around,
-        rhs_dilation=strides,
-        dimension_numbers=_ORDER,
+    gradient = _convolve(
+        x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), (1, 1), around, holes=strides
     )
     return gradient.transpose(1, 2, 0, 3)

@@ -68,6 +68,8 @@ def describe(e: Experiment, state: TrainState, workdir: Path) -> None:
         f"{e.config.batch_size}, {e.total_steps} steps, "
         f"{devices.size} x {devices.flat[0].device_kind}"
     )
+    if devices.flat[0].platform == "cpu" and e.config.encoder.dtype == "bfloat16":
+        log.say("on a CPU bfloat16 takes about twice the time of --config.encoder.dtype=float32")
     overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     (workdir / "parameters.txt").write_text(overview + "\n")
 

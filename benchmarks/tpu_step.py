@@ -15,6 +15,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jax.sharding import Mesh
+from jax.sharding import Sharding
 from ml_collections import ConfigDict, config_flags
 
 from byol_jax import cli, mesh
-from byol_jax.build import experiment
-from byol_jax.train_step import init_state, jit_step, make_train_step
+from byol_jax.build import experiment, feed
+from byol_jax.data.source import Source
+from byol_jax.train_step import init_state
 
 BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f64": 8, "c64": 8}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -59,34 +61,28 @@ def describe_topology(name: str) -> Any:
         raise ValueError(f"--topology {name}: {e}") from e
 
 
-def lower(config: ConfigDict, devices: Mesh, channels: int, classes: int, examples: int) -> Any:
-    """The step of a config, traced over the devices of a mesh."""
-    experiment.check_values(config)
-    accumulate = config.optimizer.accumulate
-    mesh.check_batch(config.batch_size // accumulate, devices)
-    per_epoch = examples // config.batch_size
-    steps = per_epoch * config.epochs
-    encoder = experiment.build_encoder_of(config, channels)
-    method = experiment.build_method(config, encoder, classes, steps)
-    optimizer = experiment.build_optimizer(config, steps, per_epoch)
-    specs, _ = experiment.build_views(config, channels)
-    rows, whole = mesh.rows(devices), mesh.replicated(devices)
-    b, size = config.batch_size, config.image_size
-    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "views": ((b, len(specs), size, size, channels), jnp.float32),
-        "index": ((b,), jnp.int32),
-        "label": ((b,), jnp.int32),
-        "mask": ((b,), jnp.float32),
-    }
-    batch = {k: jax.ShapeDtypeStruct(*v, sharding=rows) for k, v in shapes.items()}
+def lower(
+    config: ConfigDict, devices: Sequence[Any], channels: int, classes: int, examples: int
+) -> Any:
+    """The step that `byol_jax.train` would run on these devices, traced; no data are opened.
+
+    Where the device makes the views, of images of many sizes: the host hands over uint8 crops.
+    """
+    source = Source("no data", examples, channels, classes, paths=np.empty(0, object))
+    e = experiment.build(config, source, devices)
+    rows, whole = mesh.rows(e.mesh), mesh.replicated(e.mesh)
+    shapes = experiment.batch_shapes(e)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(lambda k: init_state(method, optimizer, k, batch, devices), key)
+    state = jax.eval_shape(lambda k: init_state(e.method, e.optimizer, k, shapes, e.mesh), key)
 
-    def place(x: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole)
+    def place(sharding: Sharding) -> Callable[[Any], jax.ShapeDtypeStruct]:
+        return lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-    step: Any = jit_step(make_train_step(method, optimizer, accumulate=accumulate), devices)
-    return step.lower(jax.tree.map(place, state), batch, place(key))
+    batch = jax.tree.map(place(rows), dict(shapes))
+    if config.views.placement == "device":
+        batch["views"] = batch["views"].update(dtype=jnp.uint8)
+    step: Any = feed.build_step(e, {})
+    return step.lower(jax.tree.map(place(whole), state), batch, place(whole)(key))
 
 
 def collectives(text: str) -> dict[str, dict[str, float]]:
@@ -148,16 +144,17 @@ def main() -> int:
     f = flags.FLAGS
     if f.config is None:
         raise ValueError("--config is missing; give one, e.g. configs/byol_imagenet_r50.py:300.")
-    devices = mesh.make_mesh(describe_topology(f.topology).devices)
+    devices = describe_topology(f.topology).devices
     start = time.perf_counter()
     lowered = lower(f.config, devices, f.channels, f.classes, f.train_examples)
     traced = time.perf_counter() - start
     figures, text = model(lowered)
     figures |= {
         "modelled": True,
-        "step": f"{f.config.method.name}, {f.config.encoder.name}, batch {f.config.batch_size}",
+        "step": f"{f.config.method.name}, {f.config.encoder.name}, batch {f.config.batch_size}, "
+        f"views {f.config.views.placement}",
         "topology": f.topology,
-        "cores": devices.devices.size,
+        "cores": len(devices),
         "trace_s": traced,
     }
     print(report(figures))

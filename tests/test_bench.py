@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     original = mesh.make_mesh
-    monkeypatch.setattr(mesh, "make_mesh", lambda: original(jax.devices()[:1]))
+    monkeypatch.setattr(mesh, "make_mesh", lambda *_: original(jax.devices()[:1]))
 
 
 def config_of(**data):

@@ -48,7 +48,7 @@ def two_devices():
     """Two of the tests' eight devices: eight on two cores are four times as slow."""
     original = mesh.make_mesh
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mesh, "make_mesh", lambda: original(jax.devices()[:2]))
+        patch.setattr(mesh, "make_mesh", lambda *_: original(jax.devices()[:2]))
         yield
 
 

@@ -3,14 +3,16 @@
 import importlib.util
 
 import jax
+import numpy as np
 import pytest
-from conftest import first_devices
 
 from benchmarks import tpu_step
 from byol_jax import mesh
 from byol_jax.build.experiment import batch_shapes, build
+from byol_jax.build.feed import build_step
 from byol_jax.config import default_config
-from byol_jax.train_step import init_state, jit_step, make_train_step
+from byol_jax.data.source import Source
+from byol_jax.train_step import init_state
 
 
 def digits():
@@ -21,25 +23,28 @@ def digits():
     return c
 
 
-def test_it_is_the_step_that_train_runs(monkeypatch):
-    """Fails if the benchmark builds another method, optimizer, schedule or sharding than train."""
-    devices = first_devices(4)
-    monkeypatch.setattr(mesh, "make_mesh", lambda: devices)
-    e = build(digits())
-    key = jax.device_put(jax.random.key(0), mesh.replicated(devices))
-    state = init_state(e.method, e.optimizer, key, batch_shapes(e), devices)
-    step = jit_step(make_train_step(e.method, e.optimizer, accumulate=2), devices)
-    rows = mesh.rows(devices)
-    batch = {k: jax.device_put(jax.numpy.zeros(v.shape, v.dtype), rows) for k, v in
-             batch_shapes(e).items()}  # fmt: skip
-    expected = step.lower(state, batch, key).as_text()
-    lowered = tpu_step.lower(digits(), devices, 1, 10, e.source.num_examples)
+@pytest.mark.parametrize("placement", ["host", "device"])
+def test_it_is_the_step_that_train_runs(placement):
+    """Fails if the benchmark's batch or state is not what train puts on the devices."""
+    config, images = digits(), 300
+    config.views.placement = placement
+    # As of files: images of many sizes, so that the host cuts the views.
+    pictures = np.full(images, "no.png", object)
+    e = build(config, Source("", images, 1, 10, paths=pictures), jax.devices()[:4])
+    key = jax.device_put(jax.random.key(0), mesh.replicated(e.mesh))
+    state = init_state(e.method, e.optimizer, key, batch_shapes(e), e.mesh)
+    batch = {k: np.zeros(v.shape, v.dtype) for k, v in batch_shapes(e).items()}
+    if placement == "device":
+        batch["views"] = batch["views"].astype(np.uint8)
+    expected = build_step(e, {}).lower(state, mesh.put_batch(batch, e.mesh), key).as_text()
+    lowered = tpu_step.lower(config, jax.devices()[:4], 1, 10, images)
     assert lowered.as_text() == expected
+    assert ("ui8>" in expected) == (placement == "device")
 
 
 def test_what_it_reads_from_the_compiled_step():
     """Fails if the state is not donated, or collectives are not found."""
-    lowered = tpu_step.lower(digits(), first_devices(4), 1, 10, 1000)
+    lowered = tpu_step.lower(digits(), jax.devices()[:4], 1, 10, 1000)
     figures, text = tpu_step.model(lowered)
     assert figures["bytes_accessed_gb"] > 0
     memory = figures["memory_gib"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -232,12 +232,15 @@ def decoded(source: Source, side: int, devices: Mesh) -> Source:
     return decode_all(source, side)
 
 
-def build(config: ConfigDict, source: Source | None = None) -> Experiment:
+def build(
+    config: ConfigDict, source: Source | None = None, devices: Sequence[Any] | None = None
+) -> Experiment:
     """Open the data and make every object of a training run; nothing is compiled.
 
     Args:
       config: complete.
       source: the data, where they are not those that the config names.
+      devices: where to run; all of the process group's by default.
 
     Raises:
       ValueError: anything about config or data that would fail later, said clearly.
@@ -245,13 +248,13 @@ def build(config: ConfigDict, source: Source | None = None) -> Experiment:
     check_values(config)
     if config.encoder.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    devices = mesh.make_mesh()
-    mesh.check_batch(config.batch_size // config.optimizer.accumulate, devices)
+    where = mesh.make_mesh(devices)
+    mesh.check_batch(config.batch_size // config.optimizer.accumulate, where)
     if source is None:
         source = open_source(config.data.name, config.data.dir, "train", seed=config.seed)
     specs, eval_spec = build_views(config, source.channels)
     if config.data.placement == "resident":
-        source = decoded(source, config.data.resident_size or eval_spec.resize, devices)
+        source = decoded(source, config.data.resident_size or eval_spec.resize, where)
     declared = config.data.train_examples
     if declared and declared != source.num_examples:
         raise ValueError(
@@ -283,7 +286,7 @@ def build(config: ConfigDict, source: Source | None = None) -> Experiment:
         encoder=encoder,
         method=build_method(config, encoder, source.classes, total),
         optimizer=build_optimizer(config, total, per_epoch),
-        mesh=devices,
+        mesh=where,
         total_steps=total,
         steps_per_epoch=per_epoch,
         info=info,

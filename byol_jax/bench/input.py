@@ -38,7 +38,7 @@ def run(e: Experiment, rounds: int, seconds: float) -> tuple[str, dict[str, Any]
     """Measure the feeds of a run's data, on one core and on all.
 
     Returns:
-      (tables as text, {"1": {name: Rate}, "all": ..., "resident_mb": ...}). Rates are images a
+      (tables as text, {"1": {name: Rate}, "all": ..., "memory_mib", "memory_before_mib"}). Rates are images a
       second; a training image is all its views.
     """
     cores = (
@@ -54,9 +54,12 @@ def run(e: Experiment, rounds: int, seconds: float) -> tuple[str, dict[str, Any]
             f"{e.source.name}, {len(e.views)} views of {e.views[0].size} px, {n} of {cores} cores"
         )
         text.append(table(what, "images/s", found[str(n)]))
-    grown = _memory() - before
-    text.append(f"memory of all these pipelines together: {grown / 2**20:.0f} MiB")
-    return "\n\n".join(text), {"by_cores": found, "memory_mib": grown / 2**20}
+    memory = {"memory_before_mib": before / 2**20, "memory_mib": _memory() / 2**20}
+    text.append(
+        f"memory of this process: {memory['memory_mib']:.0f} MiB with all these pipelines, "
+        f"{memory['memory_before_mib']:.0f} MiB before"
+    )
+    return "\n\n".join(text), {"by_cores": found, **memory}
 
 
 def advice(found: dict[str, Any], eats: float, cores: int) -> str:

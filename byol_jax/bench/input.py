@@ -38,8 +38,8 @@ def run(e: Experiment, rounds: int, seconds: float) -> tuple[str, dict[str, Any]
     """Measure the feeds of a run's data, on one core and on all.
 
     Returns:
-      (tables as text, {"1": {name: Rate}, "all": ..., "memory_mib", "memory_before_mib"}). Rates are images a
-      second; a training image is all its views.
+      (tables as text, {"by_cores": {"1": {name: Rate}, ...}, "memory_mib", "memory_before_mib"}).
+      Rates are images a second; a training image is all its views.
     """
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

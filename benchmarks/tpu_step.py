@@ -15,7 +15,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,15 @@ def lower(
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda k: init_state(e.method, e.optimizer, k, shapes, e.mesh), key)
 
-    def place(sharding: Sharding) -> Callable[[Any], jax.ShapeDtypeStruct]:
-        return lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    def place(x: Any, sharding: Sharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-    batch = jax.tree.map(place(rows), dict(shapes))
+    batch = {k: place(v, rows) for k, v in shapes.items()}
     if config.views.placement == "device":
         batch["views"] = batch["views"].update(dtype=jnp.uint8)
     step: Any = feed.build_step(e, {})
-    return step.lower(jax.tree.map(place(whole), state), batch, place(whole)(key))
+    state = jax.tree.map(place, state, mesh.divided(state, e.mesh))
+    return step.lower(state, batch, place(key, whole))
 
 
 def collectives(text: str) -> dict[str, dict[str, float]]:

@@ -70,13 +70,13 @@ class Checkpoints:
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         return dict(self._manager.restore(step, args=args)["meta"])
 
-    def restore(self, step: int, like: TrainState, sharding: Sharding) -> TrainState:
+    def restore(self, step: int, like: TrainState, sharding: Sharding | Tree) -> TrainState:
         """Read a state back onto the devices, however many there were when it was saved.
 
         Args:
           step: a saved step.
           like: a state (or its shapes) of the same structure.
-          sharding: how its arrays shall lie.
+          sharding: how its arrays shall lie, one for all of them or a tree as of `mesh.divided`.
 
         Raises:
           ValueError: the saved arrays are not those of `like`; names the first few.
@@ -91,8 +91,9 @@ class Checkpoints:
                 f"missing, extra or of another shape, first {', '.join(sorted(bad)[:3])}. "
                 "It was written by another config or version."
             )
+        where = _flat(jax.tree.broadcast(sharding, like))
         target = {
-            k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding) for k, v in wanted.items()
+            k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=where[k]) for k, v in wanted.items()
         }
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         flat = self._manager.restore(step, args=args)["state"]

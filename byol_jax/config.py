@@ -23,6 +23,7 @@ MAY_CHANGE = (
     "data.dir",
     "data.max_damaged",
     "data.threads",
+    "mesh.fsdp",
     "collapse.",
     "eval.",
 )
@@ -51,6 +52,9 @@ def default_config() -> ConfigDict:
     c.data.max_damaged = 0.02  # of the data set; beyond it the run stops
     c.data.train_examples = 0  # 0: ask the data; any other number must be theirs
     c.data.threads = 0  # of the input pipeline; 0: automatic
+
+    c.mesh = ConfigDict()
+    c.mesh.fsdp = 1  # devices that share one copy of parameters, target and optimizer's state
 
     c.views = ConfigDict()
     c.views.recipe = "byol"  # byol, simclr, cifar, digits, crop_flip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,20 +12,26 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+DIVIDED_FROM = 1024
+"""Numbers that each device must hold for an array to be divided: a tile of a TPU, 8 x 128."""
+
 
 def make_mesh(devices: Sequence[Any] | None = None, fsdp: int = 1) -> Mesh:
     """A mesh over all devices with the axes `data` and `fsdp`.
 
     Args:
       devices: the devices; all of the process group's by default.
-      fsdp: size of the axis over which parameters may be sharded.
+      fsdp: devices that share one copy of the state, see `divided`.
 
     Raises:
       ValueError: the devices cannot be divided by `fsdp`.
     """
     devices = jax.devices() if devices is None else devices
-    if len(devices) % fsdp:
-        raise ValueError(f"{len(devices)} devices cannot be divided into an fsdp axis of {fsdp}.")
+    if fsdp < 1 or len(devices) % fsdp:
+        raise ValueError(
+            f"mesh.fsdp is {fsdp}, by which {len(devices)} devices cannot be divided; expected a "
+            "divisor of their number."
+        )
     return Mesh(np.asarray(devices).reshape(-1, fsdp), ("data", "fsdp"))
 
 
@@ -55,6 +62,37 @@ def compiler_options(platform: str) -> dict[str, str | bool] | None:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def divided(tree: Any, mesh: Mesh) -> Any:
+    """How the arrays of a train state lie: large ones divided over `fsdp`, all others replicated.
+
+    Args:
+      tree: arrays or their shapes.
+      mesh: of `make_mesh`; with an `fsdp` of 1 all are replicated.
+
+    Returns:
+      A tree of shardings.
+    """
+    shares = mesh.shape["fsdp"]
+
+    def sharding(x: Any) -> NamedSharding:
+        axes = [i for i, side in enumerate(x.shape) if side % shares == 0]
+        if shares == 1 or x.size < shares * DIVIDED_FROM or not axes:
+            return replicated(mesh)
+        names: list[str | None] = [None] * x.ndim
+        names[min(axes, key=lambda i: _padded(x.shape, i, shares))] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*names))
+
+    return jax.tree.map(sharding, tree)
+
+
+def _padded(shape: tuple[int, ...], axis: int, shares: int) -> int:
+    """Numbers that a share of an array takes on a TPU, in whole tiles of 8 x 128."""
+    share = [1, *shape]
+    share[axis + 1] //= shares
+    *outer, rows, columns = share
+    return math.prod(outer) * -(-rows // 8) * -(-columns // 128)
 
 
 def rows(mesh: Mesh) -> NamedSharding:

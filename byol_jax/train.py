@@ -61,12 +61,13 @@ def describe(e: Experiment, state: TrainState, workdir: Path) -> None:
     count = sum(x.size for x in jax.tree.leaves(state.params))
     weights, _ = e.method.encoder(state.params, state.extra)
     encoder = sum(x.size for x in jax.tree.leaves(weights))
-    devices = e.mesh.devices
+    devices, fsdp = e.mesh.devices, e.mesh.shape["fsdp"]
     log.say(
         f"{e.info.method} of {e.encoder.config['name']} ({encoder:,} parameters, {count:,} "
         f"trained) on {e.source.num_examples:,} images of {e.info.source}, batch "
         f"{e.config.batch_size}, {e.total_steps} steps, "
         f"{devices.size} x {devices.flat[0].device_kind}"
+        + (f", {fsdp} share a copy of the state" if fsdp > 1 else "")
     )
     if devices.flat[0].platform == "cpu" and e.config.encoder.dtype == "bfloat16":
         log.say("on a CPU bfloat16 takes about twice the time of --config.encoder.dtype=float32")
@@ -100,7 +101,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
         meta: dict[str, Any] = {"damaged": []}
         last = saved.latest()
         if last is not None:
-            state = saved.restore(last, state, mesh.replicated(e.mesh))
+            state = saved.restore(last, state, mesh.divided(state, e.mesh))
             meta = saved.meta(last)
             log.say(f"resumed from step {last}")
         elif config.init_from:

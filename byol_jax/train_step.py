@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 
 from byol_jax import mesh as meshes
-from byol_jax.core import Batch, Method, Step, TrainState, Tree
+from byol_jax.core import Aux, Batch, Method, Step, TrainState, Tree
 from byol_jax.losses import spread
 from byol_jax.models.conv import compiling_for
 from byol_jax.optim import Optimizer
@@ -39,7 +39,7 @@ def init_state(
       method, optimizer: what will be trained.
       key: of the run.
       batch: arrays or ShapeDtypeStructs of a batch as the method sees it.
-      mesh: where the state will live, replicated.
+      mesh: where the state will live, as `mesh.divided` says.
     """
     shapes = jax.tree.map(
         lambda x: (x.shape, x.dtype), dict(batch), is_leaf=lambda x: hasattr(x, "shape")
@@ -51,7 +51,45 @@ def init_state(
         zero = jnp.zeros((), jnp.int32)
         return TrainState(zero, zero, params, extra, optimizer.init(params))
 
-    return jax.jit(init, out_shardings=meshes.replicated(mesh))(key)
+    where = meshes.divided(jax.eval_shape(init, key), mesh)
+    return jax.jit(init, out_shardings=where)(key)
+
+
+def gathered(method: Method, mesh: Mesh) -> Method:
+    """A method that finds its arrays whole, of a state that is divided over the mesh.
+
+    Every device gathers the parameters before its forward pass, and needs its share of their
+    gradients only; optimizer and moving average see the shares. The numbers are the same.
+
+    Args:
+      method: any.
+      mesh: see `mesh.divided`.
+
+    Reference: Xu et al. 2020, Automatic Cross-Replica Sharding of Weight Update.
+    """
+    put = jax.lax.with_sharding_constraint
+
+    def share(tree: Tree) -> Tree:
+        return put(tree, meshes.divided(tree, mesh))
+
+    @jax.custom_vjp
+    def whole(tree: Tree) -> Tree:
+        return put(tree, meshes.replicated(mesh))
+
+    # The transpose of the constraint would have whole gradients on every device.
+    whole.defvjp(lambda tree: (whole(tree), None), lambda _, grads: (share(grads),))
+
+    def loss(params: Tree, extra: Tree, batch: Batch, key: Array) -> tuple[Array, Aux]:
+        found = whole(extra)
+        value, aux = method.loss(whole(params), found, batch, key)
+        # What the loss hands on as it was (a target's parameters) is not cut again from the whole.
+        shares = {id(g): x for g, x in zip(*map(jax.tree.leaves, (found, extra)), strict=True)}
+        return value, aux._replace(extra=jax.tree.map(lambda x: shares.get(id(x), x), aux.extra))
+
+    def features(params: Tree, extra: Tree, images_NGHWC: Array) -> dict[str, Array]:
+        return method.features(whole(params), whole(extra), images_NGHWC)
+
+    return method._replace(loss=loss, features=features)
 
 
 def _gradients(
@@ -129,21 +167,53 @@ def make_train_step(
 
 
 def jit_step(step: Step, mesh: Mesh) -> Step:
-    """The step compiled over a mesh: state replicated and donated, batch rows over the devices."""
-    whole, rows = meshes.replicated(mesh), meshes.rows(mesh)
+    """The step compiled over a mesh: batch rows over the devices, the state donated.
 
-    @functools.wraps(step)
-    def traced(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict]:
-        with compiling_for(meshes.platform(mesh)):
-            return step(state, batch, key)
+    The state lies, before and after, as `mesh.divided` says.
+    """
+    kept, lies = _lying(step, mesh)
+    return _compiled(kept, mesh, lies, (meshes.rows(mesh), meshes.replicated(mesh)))
+
+
+def _compiled(function: Callable[..., Any], mesh: Mesh, lies: Any, others: Any) -> Any:
+    """A function (state, *others) -> (state, metrics), compiled for the devices of a mesh.
+
+    Args:
+      function: pure.
+      mesh: names the devices.
+      lies: where the state lies, before and after.
+      others: where the other arguments lie.
+    """
+    platform = meshes.platform(mesh)
+
+    @functools.wraps(function)
+    def traced(*arguments: Any) -> Any:
+        with compiling_for(platform):
+            return function(*arguments)
 
     return jax.jit(
         traced,
-        in_shardings=(whole, rows, whole),
-        out_shardings=(whole, whole),
+        in_shardings=(lies, *others),
+        out_shardings=(lies, meshes.replicated(mesh)),
         donate_argnums=0,
-        compiler_options=meshes.compiler_options(meshes.platform(mesh)),
+        compiler_options=meshes.compiler_options(platform),
     )
+
+
+def _lying(step: Step, mesh: Mesh) -> tuple[Step, Sharding | None]:
+    """The step that leaves its state divided, and the sharding of the state for jit.
+
+    Where each array lies goes by its shape, which is not known before the call: None is jit's word
+    for "as it comes", and the step itself says how it goes.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return step, meshes.replicated(mesh)
+
+    def kept(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
+        state, metrics = step(state, batch, key)
+        return jax.lax.with_sharding_constraint(state, meshes.divided(state, mesh)), metrics
+
+    return kept, None
 
 
 def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
@@ -151,7 +221,7 @@ def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
 
     Args:
       step: as `make_train_step` gives it.
-      mesh: state replicated and donated, batch rows over the devices.
+      mesh: as for `jit_step`.
       most: K steps at most. The number of a call is an argument: the same program runs any number,
         so that the results do not depend on how the steps are cut into dispatches.
       constants: arrays on the devices that join every batch (a data set).
@@ -161,14 +231,9 @@ def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
       `count` on are zeros. With K = 1 there is no loop around the step.
     """
     whole, rows = meshes.replicated(mesh), meshes.rows_of_steps(mesh)
+    step, lies = _lying(step, mesh)
 
     def steps(
-        state: TrainState, batches: Batch, count: Array, constants: Batch, root_key: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
-        with compiling_for(meshes.platform(mesh)):
-            return run(state, batches, count, constants, root_key)
-
-    def run(
         state: TrainState, batches: Batch, count: Array, constants: Batch, root_key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         def one(i: Any, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
@@ -185,13 +250,7 @@ def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
         start = {k: jnp.zeros((most, *v.shape), v.dtype) for k, v in shapes.items()}
         return jax.lax.fori_loop(0, count, body, (state, start))
 
-    compiled = jax.jit(
-        steps,
-        in_shardings=(whole, rows, whole, whole, whole),
-        out_shardings=(whole, whole),
-        donate_argnums=0,
-        compiler_options=meshes.compiler_options(meshes.platform(mesh)),
-    )
+    compiled = _compiled(steps, mesh, lies, (rows, whole, whole, whole))
 
     def call(state: TrainState, batches: Batch, root_key: Array) -> tuple[TrainState, dict]:
         rest = {k: v for k, v in batches.items() if k != "count"}

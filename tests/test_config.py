@@ -77,6 +77,7 @@ def test_difference_lists_only_what_may_not_change():
         "data.dir": "elsewhere",
         "data.max_damaged": 0.5,
         "data.threads": 3,
+        "mesh.fsdp": 4,
         "collapse.stop": True,
         "eval.knn_k": 20,
     }
@@ -96,7 +97,7 @@ def test_difference_lists_only_what_may_not_change():
 def test_every_other_key_is_fixed(key):
     """Fails if a prefix of a key that may change lets others through (keep, keep_it)."""
     may = ("log_every", "checkpoint_every", "keep", "keep_every", "evaluate_every")
-    may += ("data.dir", "data.max_damaged", "data.threads")
+    may += ("data.dir", "data.max_damaged", "data.threads", "mesh.fsdp")
     free = key in may or key.split(".")[0] in ("collapse", "eval")
     old = flatten(default_config())
     assert bool(difference(old, old | {key: "other"})) != free

@@ -27,6 +27,7 @@ from byol_jax.methods.simclr import simclr
 from byol_jax.methods.supervised import supervised
 from byol_jax.models import heads
 from byol_jax.optim import Optimizer
+from byol_jax.train_step import gathered
 from byol_jax.views import spec as views
 
 STATISTICS = {
@@ -248,7 +249,7 @@ def build(
     check_values(config)
     if config.encoder.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    where = mesh.make_mesh(devices)
+    where = mesh.make_mesh(devices, config.mesh.fsdp)
     mesh.check_batch(config.batch_size // config.optimizer.accumulate, where)
     if source is None:
         source = open_source(config.data.name, config.data.dir, "train", seed=config.seed)
@@ -269,6 +270,9 @@ def build(
             "lower epochs."
         )
     encoder = build_encoder_of(config, source.channels)
+    method = build_method(config, encoder, source.classes, total)
+    if config.mesh.fsdp > 1:
+        method = gathered(method, where)
     info = EncoderInfo(
         encoder=encoder.config,
         image_size=config.image_size,
@@ -284,7 +288,7 @@ def build(
         views=specs,
         eval_spec=eval_spec,
         encoder=encoder,
-        method=build_method(config, encoder, source.classes, total),
+        method=method,
         optimizer=build_optimizer(config, total, per_epoch),
         mesh=where,
         total_steps=total,
@@ -321,10 +325,9 @@ def start_from(e: Experiment, state: TrainState) -> TrainState:
                 f"init_from={e.config.init_from} has encoder.{key} {theirs!r}, the config "
                 f"{ours!r}; make them equal."
             )
-    whole = mesh.replicated(e.mesh)
 
     def put(new: Any, old: Any) -> Any:
-        return jax.device_put(jnp.asarray(new, old.dtype), whole)
+        return jax.device_put(jnp.asarray(new, old.dtype), old.sharding)
 
     new_params = _replace(state.params, ("encoder",), params, put)
     path = ("stats",) if e.config.method.name == "supervised" else ("stats", "encoder")

@@ -1,0 +1,188 @@
+"""The state divided over devices: where it lies, and that no number changes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import compiled, make_batch, mini_encoder, named, start_state
+
+from benchmarks import tpu_step
+from byol_jax import mesh as meshes
+from byol_jax import optim
+from byol_jax.build.evaluation import build_evaluation
+from byol_jax.build.experiment import batch_shapes, build, start_from
+from byol_jax.checkpoint import Checkpoints
+from byol_jax.config import default_config
+from byol_jax.methods.byol import byol
+from byol_jax.methods.probe import with_probe
+from byol_jax.models import heads
+from byol_jax.train_step import gathered, init_state, jit_step, jit_steps, make_train_step
+
+KEY = jax.random.key(1)
+STEPS = 20
+
+
+@pytest.fixture(autouse=True)
+def small_arrays_too(monkeypatch):
+    """Divide what these small networks have."""
+    monkeypatch.setattr(meshes, "DIVIDED_FROM", 4)
+
+
+def divided(tree):
+    """Names of the arrays that do not lie whole on every device."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    names = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+    return {k for k, x in names.items() if not x.sharding.is_fully_replicated}
+
+
+def parts(fsdp, accumulate=1):
+    """(mesh, step, state, batch) of BYOL with LARS and a probe, on eight devices."""
+    mesh = meshes.make_mesh(fsdp=fsdp)
+    mlp = heads.mlp((32, 16), dtype=jnp.float64, param_dtype=jnp.float64)
+    method = byol(mini_encoder(), mlp, mlp, tau=optim.cosine_tau(0.9, STEPS))
+    method = with_probe(method, 3, 16)
+    if fsdp > 1:
+        method = gathered(method, mesh)
+    optimizer = optim.lars(optim.warmup_cosine(0.45, 4, STEPS), weight_decay=1e-6)
+    batch = make_batch(16)
+    batch["mask"][5] = 0
+    state = start_state(method, optimizer, batch, 8)
+    state = jax.device_put(state, meshes.divided(state, mesh))
+    return mesh, make_train_step(method, optimizer, accumulate=accumulate), state, batch
+
+
+def trained(fsdp, steps=STEPS, accumulate=1):
+    mesh, step, state, batch = parts(fsdp, accumulate)
+    rows = meshes.put_batch(batch, mesh)
+    step = compiled(jit_step(step, mesh), state, rows, KEY)
+    for _ in range(steps):
+        state, metrics = step(state, rows, KEY)
+    return state, metrics
+
+
+def close(a, b):
+    a, b = named(a), named(b)
+    assert a.keys() == b.keys()
+    for k in a:
+        np.testing.assert_allclose(a[k], b[k], rtol=1e-9, atol=1e-9, err_msg=k)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_divided_state_trains_alike(x64, accumulate):
+    """Fails if a norm, a moving average or a gradient is that of a device's share."""
+    whole, expected = trained(1, accumulate=accumulate)
+    assert not divided(whole)
+    for fsdp in (4, 8):
+        state, metrics = trained(fsdp, accumulate=accumulate)
+        close(state, whole)
+        close(metrics, expected)
+        found = divided(state)
+        for kind in ("params/encoder/conv1", "extra/target/params/projector", "opt_state"):
+            assert any(k.startswith(kind) for k in found), kind
+        held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
+        assert held < 1.5 / fsdp * sum(x.nbytes for x in jax.tree.leaves(state)), fsdp
+
+
+def test_several_steps_a_dispatch(x64):
+    """Fails if the loop on the device gathers the state for good."""
+    whole, _ = trained(1, steps=5)
+    mesh, step, state, batch = parts(4)
+    before = divided(state)
+    steps = jit_steps(step, mesh, 6, {})
+    state, metrics = steps(state, meshes.put_steps([batch] * 5, 6, mesh), KEY)
+    close(state, whole)
+    assert divided(state) == before
+    assert metrics["train/loss"].shape == (6,)
+
+
+def test_where_arrays_lie(monkeypatch):
+    """Fails if a small array is divided, or the axis chosen wastes a TPU's tiles of 8 x 128."""
+    monkeypatch.undo()
+    axes = {
+        (3, 3, 512, 512): 2,  # whole tiles either way
+        (1, 1, 64, 2048): 2,  # 8 rows each
+        (1, 1, 32, 4096): 3,  # half a tile of rows, or whole ones
+        (3, 3, 30, 4096): 3,
+        (2048, 1000): 0,
+        (8192,): 0,
+        (8184,): None,  # a share would be less than a tile
+        (7, 7, 3, 63): None,
+        (): None,
+    }
+    tree = [jax.ShapeDtypeStruct(shape, np.float32) for shape in axes]
+    specs = [x.spec for x in meshes.divided(tree, meshes.make_mesh(fsdp=8))]
+    assert [spec.index("fsdp") if "fsdp" in spec else None for spec in specs] == [*axes.values()]
+    alone = meshes.divided(tree, meshes.make_mesh())
+    assert all(x.is_fully_replicated for x in alone)
+
+
+@pytest.mark.parametrize("fsdp", [3, 16, 0])
+def test_devices_that_cannot_be_divided(fsdp):
+    """Fails if the message names neither the key nor the number of devices."""
+    with pytest.raises(ValueError, match=f"mesh.fsdp is {fsdp}, by which 8 devices"):
+        meshes.make_mesh(fsdp=fsdp)
+
+
+def test_checkpoints_go_between_sizes(x64, tmp_path):
+    """Fails if what was saved divided comes back in part, or whole where it shall be divided."""
+    state, _ = trained(8, steps=1)
+    saved = Checkpoints(tmp_path)
+    saved.save(1, state, {})
+    saved.wait()
+    for mesh in (
+        meshes.make_mesh(fsdp=4),
+        meshes.make_mesh(),
+        meshes.make_mesh(jax.devices()[:2], 2),
+    ):
+        wanted = meshes.divided(state, mesh)
+        back = saved.restore(1, state, wanted)
+        for k, value in named(state).items():
+            np.testing.assert_array_equal(named(back)[k], value, err_msg=k)
+        assert jax.tree.map(lambda x: x.sharding, back) == wanted
+    saved.close()
+
+
+def digits(fsdp=4):
+    c = default_config()
+    c.batch_size, c.image_size, c.data.name, c.views.recipe = 64, 8, "digits", "digits"
+    c.encoder.name, c.encoder.width, c.encoder.dtype = "tiny", 0.25, "float32"
+    c.method.hidden, c.method.out, c.mesh.fsdp = 32, 16, fsdp
+    return c
+
+
+def test_a_run_is_divided_from_its_start(quick, monkeypatch):
+    """Fails if `mesh.fsdp` is not read, by init, start or evaluation."""
+    e = build(digits())
+    state = init_state(e.method, e.optimizer, KEY, batch_shapes(e), e.mesh)
+    assert any(k.startswith("params/encoder") for k in divided(state))
+    assert any(k.startswith("extra/target") for k in divided(state))
+    weights = jax.tree.map(np.asarray, e.method.encoder(state.params, state.extra))
+    monkeypatch.setattr(
+        "byol_jax.build.experiment.read_encoder", lambda _: (e.encoder, *weights, None)
+    )
+    started = start_from(e, state)
+    assert divided(started) == divided(state)
+    one = build(digits(1))
+    whole = jax.device_put(state, meshes.replicated(one.mesh))
+    found = [build_evaluation(x)(s) for x, s in ((e, state), (one, whole))]
+    assert found[0].keys() == {"knn/test_top1", "probe/test_top1"}
+    assert found[0] == pytest.approx(found[1], abs=0.5)
+
+
+def test_parameters_and_target_are_gathered_once(monkeypatch):
+    """Fails if a step gathers anything twice, or something else than what its forward passes need:
+    without `gathered` the compiler would move activations and gradients instead.
+    """
+    monkeypatch.setattr(meshes, "DIVIDED_FROM", 64)  # no statistics
+    lowered = tpu_step.lower(digits(), jax.devices(), 1, 10, 1000)
+    e = build(digits())
+    state = jax.eval_shape(
+        lambda k: init_state(e.method, e.optimizer, k, batch_shapes(e), e.mesh), KEY
+    )
+    needed = (state.params, state.extra["target"]["params"])
+    lies = jax.tree.leaves(meshes.divided(needed, e.mesh))
+    pairs = zip(jax.tree.leaves(needed), lies, strict=True)
+    expected = sum(4 * x.size for x, lie in pairs if not lie.is_fully_replicated)
+    found = tpu_step.collectives(lowered.compile().as_text())
+    assert 1e6 * found["all-gather"]["mb"] == pytest.approx(expected)
+    assert found.keys() <= {"all-gather", "all-reduce"}

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from byol_jax import cli, log
 from byol_jax.build.evaluation import PROTOCOLS, open_judge
 from byol_jax.config import default_config, load_config, nearest
-from byol_jax.run_folder import read_run
+from byol_jax.run_folder import keep_compiled, read_run
 
 
 def table(protocol: str, result: dict[str, Any]) -> str:
@@ -55,6 +55,7 @@ def evaluate(workdir: Path, protocol: str, overrides: ConfigDict | None = None) 
             f"--protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}: "
             f"{nearest(protocol, PROTOCOLS)}"
         )
+    keep_compiled(workdir)
     run = read_run(workdir)
     if overrides is not None:
         run = run._replace(config=overrides)

@@ -17,6 +17,10 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
 from byol_jax.core import TrainState, Tree
+from byol_jax.manifest import what_is_wrong, write_manifest
+
+# Orbax writes these two when it gives the folder its name; no number of the state is in them.
+_WRITTEN_LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 def _flat(tree: Tree) -> dict[str, Any]:
@@ -41,15 +45,50 @@ class Checkpoints:
             for left in self._root.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(left)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, keep_period=keep_every or None, enable_async_checkpointing=True
+            max_to_keep=keep,
+            keep_period=keep_every or None,
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         # Named handlers, so that a manager that has not saved anything can read metadata too.
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self._root, options=options, item_handlers=handlers)
 
+    def _seal(self) -> None:
+        """Write the manifest of a save: its folder is complete, and has its temporary name yet."""
+        if jax.process_index() == 0:
+            for folder in self._root.glob("*.orbax-checkpoint-tmp*"):
+                write_manifest(folder, _WRITTEN_LATER)
+
     def latest(self) -> int | None:
         """The newest step, or None."""
         return self._manager.latest_step()
+
+    def newest_good(self, *, set_aside: bool = False) -> tuple[int | None, list[str]]:
+        """The newest step whose every file is as it was written: Orbax itself does not look.
+
+        Args:
+          set_aside: rename damaged checkpoints to `damaged-STEP`, so that the step can be saved
+            again; of the main process.
+
+        Returns:
+          (step, or None where there is none; what is wrong with each newer one).
+        """
+        wrong: list[str] = []
+        good = None
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            problem = what_is_wrong(self._root / str(step))
+            if not problem:
+                good = step
+                break
+            wrong.append(f"checkpoint {step} is damaged ({problem})")
+            if set_aside and jax.process_index() == 0:
+                place = self._root / f"damaged-{step}"
+                shutil.rmtree(place, ignore_errors=True)
+                (self._root / str(step)).rename(place)
+        if wrong and set_aside:
+            self._manager.reload()
+        return good, wrong
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
         """Start saving; returns when the arrays have been copied, before they are on disk.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from byol_jax import log
 from byol_jax.checkpoint import Checkpoints
 from byol_jax.config import load_config
 from byol_jax.convert.native import EncoderInfo, build_encoder, info_from_json
@@ -65,9 +66,11 @@ def read_run(workdir: Path) -> RunEncoder:
     if not (workdir / "checkpoints").is_dir():
         raise ValueError(f"{workdir} has no checkpoints yet; train it first.")
     saved = Checkpoints(workdir)
-    step = saved.latest()
+    step, wrong = saved.newest_good()
+    for problem in wrong:
+        log.say(f"WARNING: {problem}; an older one is taken")
     if step is None:
-        raise ValueError(f"{workdir} has no checkpoints yet; train it first.")
+        raise ValueError(f"{workdir} has no good checkpoint; train it first.")
     meta = saved.meta(step)
     info = info_from_json(meta["encoder"], str(workdir))
     trees = []

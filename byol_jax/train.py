@@ -99,7 +99,13 @@ def train(config: ConfigDict, workdir: Path) -> int:
             state = init_state(e.method, e.optimizer, init_key, batch_shapes(e), e.mesh)
         saved = Checkpoints(workdir, config.keep, config.keep_every)
         meta: dict[str, Any] = {"damaged": []}
-        last = saved.latest()
+        last, wrong = saved.newest_good(set_aside=True)
+        for problem in wrong:
+            log.say(f"WARNING: {problem}; set aside as damaged-STEP")
+        if wrong and last is None:
+            raise ValueError(
+                f"No checkpoint in {workdir} is good. Restore one, or start a new run elsewhere."
+            )
         if last is not None:
             state = saved.restore(last, state, mesh.divided(state, e.mesh))
             meta = saved.meta(last)

@@ -161,3 +161,89 @@ def test_arrays_by_prefix(saved):
     np.testing.assert_array_equal(
         stats["bn1/mean"], make_state(7).extra["stats"]["encoder"]["bn1"]["mean"]
     )
+
+
+# Damage on disk. Orbax restores a flipped bit in silence: of 96 flips 93 came back as numbers.
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A folder with the checkpoints of steps 7 and 9."""
+    checkpoints = Checkpoints(tmp_path)
+    for step in (7, 9):
+        checkpoints.save(step, make_state(step), {"damaged": []})
+        checkpoints.wait()
+    checkpoints.close()
+    return tmp_path
+
+
+def flip(path):
+    data = bytearray(path.read_bytes() or b"x")
+    data[len(data) // 2] ^= 4
+    path.write_bytes(bytes(data))
+
+
+def cut(path):
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] if data else b"more")
+
+
+DAMAGE = {
+    "flipped": flip,
+    "cut": cut,
+    "deleted": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_every_file_is_watched(two, kind):
+    """Fails if a file of a checkpoint can change without being noticed."""
+    folder = two / "checkpoints" / "9"
+    files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    later = ("_CHECKPOINT_METADATA", "commit_success.txt")  # they hold none of our numbers
+    watched = [p for p in files if str(p) not in later]
+    assert len(watched) >= 6
+    assert any("ocdbt" in str(p) for p in watched)
+    checkpoints = Checkpoints(two)
+    assert checkpoints.newest_good() == (9, [])
+    for name in watched:
+        before = (folder / name).read_bytes()
+        DAMAGE[kind](folder / name)
+        step, wrong = checkpoints.newest_good()
+        assert step == 7, name
+        assert len(wrong) == 1
+        assert "checkpoint 9 is damaged" in wrong[0]
+        (folder / name).write_bytes(before)
+    assert checkpoints.newest_good() == (9, [])
+    checkpoints.close()
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_can_be_saved_again(two):
+    """Fails if Orbax takes the damaged folder for the step that is to be saved."""
+    flip(two / "checkpoints" / "9" / "manifest.json")
+    checkpoints = Checkpoints(two)
+    assert checkpoints.newest_good(set_aside=True)[0] == 7
+    assert (two / "checkpoints" / "damaged-9").is_dir()
+    same(
+        checkpoints.restore(7, shapes_of(make_state()), replicated(first_devices(1))), make_state(7)
+    )
+    checkpoints.save(9, make_state(9), {"damaged": []})
+    checkpoints.wait()
+    assert checkpoints.newest_good() == (9, [])
+    checkpoints.close()
+    again = Checkpoints(two)
+    assert again.newest_good() == (9, [])
+    again.close()
+
+
+def test_where_all_are_damaged_none_is_taken(two):
+    """Fails if the last hope is taken unseen, or an empty folder counts."""
+    for step in (7, 9):
+        for path in (two / "checkpoints" / str(step)).rglob("manifest.json"):
+            path.unlink()
+    (two / "checkpoints" / "11").mkdir()
+    checkpoints = Checkpoints(two)
+    step, wrong = checkpoints.newest_good()
+    assert step is None
+    assert [w.split()[1] for w in wrong] == ["11", "9", "7"]
+    checkpoints.close()

@@ -14,6 +14,7 @@ FLOORS = {
     "config": 0,
     "core": 0,
     "losses": 0,
+    "manifest": 0,
     "optim": 0,
     "views": 0,
     "checkpoint": 1,

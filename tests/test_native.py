@@ -15,6 +15,7 @@ from PIL import Image
 from byol_jax.convert import load, native, timm
 from byol_jax.convert.load import load_encoder, read_encoder
 from byol_jax.convert.native import EncoderInfo, save_encoder
+from byol_jax.manifest import file_sha256
 from byol_jax.models import make_encoder
 
 # Same padding and a group of options that are not the defaults: all must come back.
@@ -68,7 +69,7 @@ def edit(path, change):
 def forge(folder, change):
     """Edit encoder.json and make the manifest agree, as a file of another version would."""
     edit(folder / "encoder.json", change)
-    sha256 = native.file_sha256(folder / "encoder.json")
+    sha256 = file_sha256(folder / "encoder.json")
     edit(folder / "manifest.json", lambda sums: sums.update({"encoder.json": sha256}))
 
 

@@ -115,18 +115,9 @@ def _passes(e: Experiment) -> Iterator[Any]:
 
 def raw_decode(source: Source, threads: int) -> Iterator[Any]:
     """Decoding whole images and nothing else: the limit of any pipeline."""
-    import tensorflow as tf
+    from byol_jax.data import stream  # imports TensorFlow
 
-    from byol_jax.data import decode, stream
-
-    rows = np.arange(min(source.num_examples, 1024))
-    encoded = tf.constant([stream.encoded_image(source, int(i)) for i in rows])
-    data = tf.data.Dataset.from_tensor_slices(encoded).repeat()
-
-    def one(bytes_: Any) -> dict[str, Any]:
-        return {"index": tf.shape(decode.decode_image(bytes_, source.channels))[0]}
-
-    data = data.map(one, num_parallel_calls=threads, deterministic=True)
+    data = stream.decoded_only(source, min(source.num_examples, 1024), threads)
     return stream.finish(data, ROWS, threads).as_numpy_iterator()
 
 

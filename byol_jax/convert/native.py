@@ -8,7 +8,6 @@ file, since orbax keeps no checksum of tensor data. Only JSON and arrays are eve
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
 import json
 import math
@@ -26,10 +25,11 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from byol_jax.core import Encoder, Tree
+from byol_jax.manifest import what_is_wrong, write_manifest
 from byol_jax.models import make_encoder
 
 FORMAT, VERSION = "byol_jax encoder", 1
-INFO_FILE, MANIFEST_FILE, ARRAYS_DIR = "encoder.json", "manifest.json", "arrays"
+INFO_FILE, ARRAYS_DIR = "encoder.json", "arrays"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,12 +177,6 @@ def same_bits(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_folder(out: Path, fill: Callable[[Path], None]) -> None:
     """Make the folder `out` in one piece: `fill` a temporary sibling, then rename it.
 
@@ -237,9 +231,7 @@ def save_encoder(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> Non
             raise OSError(f"What was written to {folder} reads back differently: a faulty disk?")
         described = {"format": FORMAT, "version": VERSION, "info": dataclasses.asdict(info)}
         (folder / INFO_FILE).write_text(json.dumps(described, indent=2) + "\n")
-        files = sorted(p for p in folder.rglob("*") if p.is_file())
-        sums = {p.relative_to(folder).as_posix(): file_sha256(p) for p in files}
-        (folder / MANIFEST_FILE).write_text(json.dumps(sums, indent=2) + "\n")
+        write_manifest(folder)
 
     write_folder(out, fill)
 
@@ -268,15 +260,9 @@ def _read_arrays(folder: Path) -> dict[str, Any]:
 
 def _check_files(folder: Path) -> None:
     """Compare every file with the manifest: orbax would restore damaged numbers in silence."""
-    for name, expected in read_json(folder / MANIFEST_FILE).items():
-        path = folder / name
-        if not path.is_file():
-            raise ValueError(f"{path} is missing; the export is incomplete, make it again.")
-        if file_sha256(path) != expected:
-            raise ValueError(
-                f"{path} is damaged: its SHA-256 is not the one in {MANIFEST_FILE}; copy or make "
-                "the export again."
-            )
+    wrong = what_is_wrong(folder)
+    if wrong:
+        raise ValueError(f"{folder}: {wrong}; copy or make the export again.")
 
 
 def read_native(folder: Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:

@@ -27,13 +27,13 @@ from byol_jax.convert.native import (
     EncoderInfo,
     build_encoder,
     check_arrays,
-    file_sha256,
     info_from_json,
     read_json,
     same_bits,
     write_folder,
 )
 from byol_jax.core import Encoder, Tree
+from byol_jax.manifest import file_sha256
 
 VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"

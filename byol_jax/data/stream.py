@@ -195,6 +195,17 @@ def eval_views_of(source: Source, spec: EvalSpec, first: int, safe: bool) -> Dat
     return _decoded(examples, view, nothing, "views", safe)
 
 
+@decode.plain
+def decoded_only(source: Source, count: int, threads: int) -> Dataset:
+    """The first `count` images, from memory, decoded and thrown away, for ever: {"index"}."""
+    encoded = tf.constant([encoded_image(source, i) for i in range(count)])
+
+    def one(image: Tensor) -> dict[str, Tensor]:
+        return {"index": tf.shape(decode.decode_image(image, source.channels))[0]}
+
+    return tf.data.Dataset.from_tensor_slices(encoded).repeat().map(one, **_calls(threads))
+
+
 def finish(data: Dataset, rows: int, threads: int, remainder: bool = False) -> Dataset:
     """Batch and prefetch, with the options that make it reproducible."""
     options = tf.data.Options()

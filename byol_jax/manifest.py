@@ -1,0 +1,53 @@
+"""The SHA-256 of every file of a folder, kept in the folder: what storage damages is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+MANIFEST_FILE = "manifest.json"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, leave_out: Collection[str] = ()) -> None:
+    """Write the manifest of all files that lie in a folder; call it last.
+
+    Args:
+      folder: complete but for the manifest.
+      leave_out: names of files directly in it that are still to change.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST_FILE)
+    sums = {p.relative_to(folder).as_posix(): file_sha256(p) for p in files}
+    sums = {name: value for name, value in sums.items() if name not in leave_out}
+    # No line end: a file cut by a single byte is no JSON any more.
+    (folder / MANIFEST_FILE).write_text(json.dumps(sums, indent=2))
+
+
+def what_is_wrong(folder: Path) -> str:
+    """Compare every file with the manifest.
+
+    Returns:
+      A phrase that names the first file that is missing or differs; "" where all is well.
+    """
+    try:
+        sums = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"{MANIFEST_FILE} is missing"
+    except ValueError as e:  # not UTF-8, or not JSON
+        return f"{MANIFEST_FILE} is damaged ({e})"
+    if not isinstance(sums, dict) or not sums:
+        return f"{MANIFEST_FILE} is damaged: expected the sums of some files"
+    for name, expected in sums.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+            return f"{name} is missing"
+        if file_sha256(path) != expected:
+            return f"{name} is damaged: its SHA-256 is not the one in {MANIFEST_FILE}"
+    return ""

@@ -186,3 +186,17 @@ def test_parameters_and_target_are_gathered_once(monkeypatch):
     found = tpu_step.collectives(lowered.compile().as_text())
     assert 1e6 * found["all-gather"]["mb"] == pytest.approx(expected)
     assert found.keys() <= {"all-gather", "all-reduce"}
+
+
+def test_what_a_loss_hands_on_stays_divided():
+    """Fails if the target comes back as a cut from the whole: a TPU then gathers it in float32, and
+    once more in bfloat16 for the forward pass.
+    """
+    e = build(digits())
+    state = jax.eval_shape(
+        lambda k: init_state(e.method, e.optimizer, k, batch_shapes(e), e.mesh), KEY
+    )
+    loss = jax.make_jaxpr(e.method.loss)(state.params, state.extra, batch_shapes(e), KEY).jaxpr
+    assert len(set(loss.outvars) & set(loss.invars)) == len(
+        jax.tree.leaves(state.extra["target"]["params"])
+    )

@@ -68,6 +68,8 @@ def lower(
 
     Where the device makes the views, of images of many sizes: the host hands over uint8 crops.
     """
+    if config.data.placement != "stream":
+        raise ValueError("Resident data cannot be modelled; set --config.data.placement=stream.")
     source = Source("no data", examples, channels, classes, paths=np.empty(0, object))
     e = experiment.build(config, source, devices)
     rows, whole = mesh.rows(e.mesh), mesh.replicated(e.mesh)

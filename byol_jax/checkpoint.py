@@ -35,14 +35,17 @@ class Checkpoints:
       folder: of the run; checkpoints lie in `folder/checkpoints/STEP`.
       keep: how many of the newest are kept.
       keep_every: checkpoints at multiples of this step are kept for good; 0: none.
+      clear: remove what a killed save left behind; not while somebody else may be saving.
     """
 
-    def __init__(self, folder: Path, keep: int = 3, keep_every: int = 0) -> None:
+    def __init__(
+        self, folder: Path, keep: int = 3, keep_every: int = 0, *, clear: bool = False
+    ) -> None:
         self._root = (folder / "checkpoints").absolute()
         if jax.process_index() == 0:
             self._root.mkdir(parents=True, exist_ok=True)
-            # What a killed save left behind: Orbax renames a folder only when it is complete.
-            for left in self._root.glob("*.orbax-checkpoint-tmp*"):
+            # Orbax renames a folder only when it is complete.
+            for left in self._root.glob("*.orbax-checkpoint-tmp*") if clear else ():
                 shutil.rmtree(left)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -69,26 +72,26 @@ class Checkpoints:
 
         Args:
           set_aside: rename damaged checkpoints to `damaged-STEP`, so that the step can be saved
-            again; of the main process.
+            again; nothing is renamed where none is good.
 
         Returns:
           (step, or None where there is none; what is wrong with each newer one).
         """
-        wrong: list[str] = []
+        damaged: dict[int, str] = {}
         good = None
         for step in sorted(self._manager.all_steps(), reverse=True):
             problem = what_is_wrong(self._root / str(step))
             if not problem:
                 good = step
                 break
-            wrong.append(f"checkpoint {step} is damaged ({problem})")
-            if set_aside and jax.process_index() == 0:
+            damaged[step] = problem
+        if damaged and set_aside and good is not None:
+            for step in damaged if jax.process_index() == 0 else ():
                 place = self._root / f"damaged-{step}"
                 shutil.rmtree(place, ignore_errors=True)
                 (self._root / str(step)).rename(place)
-        if wrong and set_aside:
             self._manager.reload()
-        return good, wrong
+        return good, [f"checkpoint {step} is damaged ({why})" for step, why in damaged.items()]
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
         """Start saving; returns when the arrays have been copied, before they are on disk.

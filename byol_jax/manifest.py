@@ -40,7 +40,7 @@ def what_is_wrong(folder: Path) -> str:
         sums = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return f"{MANIFEST_FILE} is missing"
-    except ValueError as e:  # not UTF-8, or not JSON
+    except (OSError, ValueError) as e:  # unreadable, not UTF-8, or not JSON
         return f"{MANIFEST_FILE} is damaged ({e})"
     if not isinstance(sums, dict) or not sums:
         return f"{MANIFEST_FILE} is damaged: expected the sums of some files"
@@ -48,6 +48,10 @@ def what_is_wrong(folder: Path) -> str:
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
             return f"{name} is missing"
-        if file_sha256(path) != expected:
+        try:
+            found = file_sha256(path)
+        except OSError as e:
+            return f"{name} cannot be read ({e.strerror or e})"
+        if found != expected:
             return f"{name} is damaged: its SHA-256 is not the one in {MANIFEST_FILE}"
     return ""

@@ -67,10 +67,12 @@ def read_run(workdir: Path) -> RunEncoder:
         raise ValueError(f"{workdir} has no checkpoints yet; train it first.")
     saved = Checkpoints(workdir)
     step, wrong = saved.newest_good()
+    if step is None and wrong:
+        raise ValueError(f"No checkpoint in {workdir} is good: {wrong[0]}. Restore its files.")
+    if step is None:
+        raise ValueError(f"{workdir} has no checkpoints yet; train it first.")
     for problem in wrong:
         log.say(f"WARNING: {problem}; an older one is taken")
-    if step is None:
-        raise ValueError(f"{workdir} has no good checkpoint; train it first.")
     meta = saved.meta(step)
     info = info_from_json(meta["encoder"], str(workdir))
     trees = []

@@ -31,7 +31,7 @@ from byol_jax.checkpoint import Checkpoints
 from byol_jax.config import check_keys, difference, flatten, load_config, save_config
 from byol_jax.core import TrainState
 from byol_jax.loop import Hooks, Stop, fit
-from byol_jax.report.views import draw_views
+from byol_jax.report.views import EXAMPLES, draw_views
 from byol_jax.run_folder import encoder_location, keep_compiled
 from byol_jax.train_step import init_state
 
@@ -97,14 +97,15 @@ def train(config: ConfigDict, workdir: Path) -> int:
         init_key, step_key = jax.random.split(key)
         with log.busy("initialising"):
             state = init_state(e.method, e.optimizer, init_key, batch_shapes(e), e.mesh)
-        saved = Checkpoints(workdir, config.keep, config.keep_every)
+        saved = Checkpoints(workdir, config.keep, config.keep_every, clear=True)
         meta: dict[str, Any] = {"damaged": []}
         last, wrong = saved.newest_good(set_aside=True)
         for problem in wrong:
-            log.say(f"WARNING: {problem}; set aside as damaged-STEP")
+            log.say(f"WARNING: {problem}" + ("; set aside as damaged-STEP" if last else ""))
         if wrong and last is None:
             raise ValueError(
-                f"No checkpoint in {workdir} is good. Restore one, or start a new run elsewhere."
+                f"No checkpoint in {workdir} is good: {wrong[0]}. Restore the files of one, or "
+                "start a new run in another folder."
             )
         if last is not None:
             state = saved.restore(last, state, mesh.divided(state, e.mesh))
@@ -116,7 +117,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
         feed: Iterator[Mapping[str, np.ndarray]] = batches(e, int(state.position))
         constants = resident(e)
         if last is None:
-            see = shown(e, constants, step_key)
+            see = shown(e, constants, step_key, EXAMPLES)
             feed = draw_views(feed, see, e.source, e.eval_spec, workdir / "views.png")
         damage = build_damage(e, meta["damaged"])
         location = encoder_location(e.method, state.params, state.extra)

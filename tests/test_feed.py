@@ -114,8 +114,8 @@ def test_the_picture_shows_the_views_of_the_first_step(tmp_path, placement):
     e = build(config_of(tmp_path, "float32", data__placement=placement))
     constants, key = feed.resident(e), jax.random.key(4)
     batch = next(feed.batches(e, 0))
-    shown = feed.shown(e, constants, key)(batch)
-    assert shown.shape == (8, 2, 8, 8, 3)
+    shown = feed.shown(e, constants, key, 5)(batch)
+    assert shown.shape == (5, 2, 8, 8, 3)
 
     def loss(params, extra, batch, key):
         value = jnp.sum(params["predictor"]["fc1"]["bias"])
@@ -125,7 +125,7 @@ def test_the_picture_shows_the_views_of_the_first_step(tmp_path, placement):
     step = make_train_step(e.method._replace(loss=loss), e.optimizer, feed.build_views_on_device(e))
     state = start_state(e.method, e.optimizer, batch_shapes(e))
     _, metrics = jax.jit(step)(state, {**batch, **constants}, key)
-    np.testing.assert_allclose(metrics["views"], shown, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(metrics["views"][:5], shown, rtol=0, atol=1e-5)
 
 
 def test_resident_data_that_do_not_fit_are_refused(tmp_path, monkeypatch):

@@ -360,7 +360,7 @@ def steps_per_dispatch(e: Experiment) -> int:
     if e.config.data.placement != "resident":
         return 0
     # A CPU's steps are long: one at a time, so that a signal to stop is heeded soon.
-    automatic = 1 if e.mesh.devices.flat[0].platform == "cpu" else min(e.config.log_every, 100)
+    automatic = 1 if e.mesh.devices.flat[0].platform == "cpu" else 50
     return e.config.data.steps_per_dispatch or automatic
 
 

@@ -86,20 +86,27 @@ def build_step(e: Experiment, constants: dict[str, Array]) -> Step:
     return jit_steps(step, e.mesh, steps_per_dispatch(e), constants)
 
 
-def shown(e: Experiment, constants: dict[str, Array], key: Array) -> Callable[[Batch], np.ndarray]:
+def shown(
+    e: Experiment, constants: dict[str, Array], key: Array, rows: int
+) -> Callable[[Batch], np.ndarray]:
     """How to see the views of a batch that is about to be trained on.
 
     Args:
       e: the run.
       constants: of `resident`.
       key: of the run, as the step takes it.
+      rows: of the batch that are wanted.
 
     Returns:
-      batch -> views [B, V, S, S, C]: of the first step, exactly those that it will make.
+      batch -> the views [rows, V, S, S, C] of its first rows: those that the first step will make.
     """
     make = build_views_on_device(e)
-    if make is None:
-        return lambda batch: np.asarray(batch["views"])
     views_key, _ = step_keys(key, 0)
-    made = jax.jit(make)
-    return lambda batch: np.asarray(made({**batch, **constants}, views_key)["views"])
+
+    def views(batch: Batch) -> np.ndarray:
+        first = {k: v[:rows] for k, v in batch.items()}
+        if make is not None:
+            first = jax.jit(make)({**first, **constants}, views_key)
+        return np.asarray(first["views"])
+
+    return views

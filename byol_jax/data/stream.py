@@ -203,7 +203,8 @@ def decoded_only(source: Source, count: int, threads: int) -> Dataset:
     def one(image: Tensor) -> dict[str, Tensor]:
         return {"index": tf.shape(decode.decode_image(image, source.channels))[0]}
 
-    return tf.data.Dataset.from_tensor_slices(encoded).repeat().map(one, **_calls(threads))
+    data = tf.data.Dataset.from_tensor_slices(encoded).repeat().map(one, **_calls(threads))
+    return data.ignore_errors()
 
 
 def finish(data: Dataset, rows: int, threads: int, remainder: bool = False) -> Dataset:

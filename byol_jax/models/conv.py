@@ -97,7 +97,8 @@ def _convolve(
     Images smaller than the kernel (3x3 on 2x2, the last stage of a ResNet-18 at 64 px) come out as
     one matmul of patches: XLA runs plain loops for them, 100 times slower.
     """
-    if min(x.shape[1:3]) >= max(kernel.shape[:2]) or holes != (1, 1):
+    larger = all(s >= k for s, k in zip(x.shape[1:3], kernel.shape[:2], strict=True))
+    if larger or holes != (1, 1):
         return lax.conv_general_dilated(
             x, kernel, strides, pads, spread, holes, dimension_numbers=_ORDER
         )

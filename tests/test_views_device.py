@@ -7,18 +7,22 @@ import pytest
 import tensorflow as tf
 from conftest import first_devices
 from scipy.stats import ks_2samp
-from test_views_host import PLAIN, draws, np_affine, np_augment, np_resize, photo
+from test_views_host import PLAIN, np_affine, np_augment, np_resize, photo
 
 from byol_jax.mesh import put_batch, replicated
 from byol_jax.views import device, host
 from byol_jax.views.spec import ORDERS, RECIPES, UNIFORMS, U, ViewSpec
 
-COLOURED = ("byol", "simclr", "cifar", "crop_flip")
+RNG = np.random.default_rng(1)
 VIEWS = {
     f"{name} {i + 1}": (name, i)
     for name in RECIPES
     for i in range(1 if name in ("simclr", "digits", "crop_flip") else 2)
 }
+
+
+def draws(n=1):
+    return RNG.random((n, UNIFORMS), np.float32)
 
 
 def spec_of(name, size=24):

@@ -69,7 +69,8 @@ def steps_done(workdir):
 
 # The demo's placement, and views made by tf.data on the host.
 STREAM = ("--config.data.placement=stream", "--config.views.placement=host")
-PLACEMENTS = {"resident": (), "stream": STREAM}
+STREAM_DEVICE = ("--config.data.placement=stream", "--config.data.steps_per_dispatch=0")
+PLACEMENTS = {"resident": (), "stream": STREAM, "stream, device views": STREAM_DEVICE}
 
 
 @pytest.fixture(scope="module")

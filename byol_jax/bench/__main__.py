@@ -6,7 +6,6 @@ python -m byol_jax.bench input|views|step|end_to_end --config configs/NAME.py [-
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ml_collections import config_flags
 from byol_jax import cli, log
 from byol_jax.bench import end_to_end, step, views
 from byol_jax.bench import input as feeding
-from byol_jax.bench.measure import machine, write_json
+from byol_jax.bench.measure import cores, machine, write_json
 from byol_jax.bench.noise import noise
 from byol_jax.build.experiment import Experiment, build
 from byol_jax.config import check_keys
@@ -56,7 +55,7 @@ def _measure(what: str, e: Experiment) -> tuple[str, dict[str, Any]]:
         return end_to_end.run(e, f.rounds, f.steps)
     text, found = feeding.run(e, f.rounds, f.seconds)
     eats = f.eats or step.run(e, f.rounds)[1]["images_per_s"]
-    advice = feeding.advice(found, eats, os.cpu_count() or 1)
+    advice = feeding.advice(found, eats, cores())
     return f"{text}\n\n{advice}", {**found, "eats": eats}
 
 

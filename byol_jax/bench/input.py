@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from byol_jax.bench.measure import Rate, rates, table
+from byol_jax.bench.measure import Rate, cores, rates, table
 from byol_jax.build.experiment import Experiment
 from byol_jax.data.pipeline import cuts, eval_batches, train_batches
 from byol_jax.data.source import Source
@@ -22,13 +22,13 @@ ROWS = 32
 
 
 @contextlib.contextmanager
-def only(cores: int) -> Iterator[None]:
+def only(count: int) -> Iterator[None]:
     """Keep this thread, and those it starts, to some cores (Linux; elsewhere nothing is done)."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, set(sorted(before)[:cores]))
+    os.sched_setaffinity(0, set(sorted(before)[:count]))
     try:
         yield
     finally:
@@ -42,18 +42,14 @@ def run(e: Experiment, rounds: int, seconds: float) -> tuple[str, dict[str, Any]
       (tables as text, {"by_cores": {"1": {name: Rate}, ...}, "memory_mib", "memory_before_mib"}).
       Rates are images a second; a training image is all its views.
     """
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    most = cores()
     text, found = [], {}
     before = _memory()
-    for n in sorted({1, cores}):
+    for n in sorted({1, most}):
         with only(n):
             candidates = _candidates(e, n)
             found[str(n)] = rates(candidates, rounds, seconds, settle=6)
-        what = (
-            f"{e.source.name}, {len(e.views)} views of {e.views[0].size} px, {n} of {cores} cores"
-        )
+        what = f"{e.source.name}, {len(e.views)} views of {e.views[0].size} px, {n} of {most} cores"
         text.append(table(what, "images/s", found[str(n)]))
     memory = {"memory_before_mib": before / 2**20, "memory_mib": _memory() / 2**20}
     text.append(
@@ -63,20 +59,20 @@ def run(e: Experiment, rounds: int, seconds: float) -> tuple[str, dict[str, Any]
     return "\n\n".join(text), {"by_cores": found, **memory}
 
 
-def advice(found: dict[str, Any], eats: float, cores: int) -> str:
+def advice(found: dict[str, Any], eats: float, have: int) -> str:
     """What to do: which placement feeds a step that eats `eats` images/s, with how many cores.
 
     Args:
       found: of `run`.
       eats: images a second that the step takes.
-      cores: of this machine.
+      have: cores of this machine.
     """
     one: dict[str, Rate] = found["by_cores"]["1"]
-    lines = [f"the step eats {eats:,.0f} images/s; this machine has {cores} cores"]
+    lines = [f"the step eats {eats:,.0f} images/s; this machine has {have} cores"]
     for name in ("views.placement=host", "views.placement=device"):
         if name in one:
             need = eats / one[name].median
-            verdict = "enough" if need <= cores else "NOT enough: the step will wait"
+            verdict = "enough" if need <= have else "NOT enough: the step will wait"
             lines.append(f"{name}: {need:.1f} cores of this kind are needed, {verdict}")
     lines.append("data.placement=resident needs none, where the images fit on the device")
     return "\n".join(lines)

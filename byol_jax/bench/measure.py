@@ -82,14 +82,19 @@ def table(title: str, unit: str, found: Mapping[str, Rate]) -> str:
     return "\n".join(lines)
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on, and with."""
     device = jax.devices()[0]
     return {
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores(),
         "device": f"{jax.device_count()} x {device.device_kind}",
         "python": platform.python_version(),
         "jax": jax.__version__,

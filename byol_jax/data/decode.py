@@ -113,7 +113,16 @@ def decode_image(data: Tensor, channels: int) -> Tensor:
 
 
 def decode_eval(data: Tensor, spec: Any, channels: int) -> Tensor:
-    """The evaluation view of one encoded image, of which only the centre is decoded."""
+    """The evaluation view of one encoded image, of which only the centre is decoded.
+
+    Args:
+      data: the encoded image, scalar string.
+      spec: an `EvalSpec`.
+      channels: 1 or 3.
+
+    Returns:
+      float32 [size, size, C], normalised.
+    """
     height, width = dimensions(data)
     window = host.eval_window(spec, height, width)
     pixels = decode_box(data, window, channels)

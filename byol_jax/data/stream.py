@@ -128,7 +128,7 @@ def views_of(
 ) -> Dataset:
     """Make the views of examples: {"views" [chunk, V, S, S, C], "index", "ok", perhaps "label"}.
 
-    With chunk 0 only the crops are made, uint8, as chunks of one example.
+    With chunk 0 they are only cut: elements of one example, uint8 [V, S, S, C].
     With `safe`, an image that does not decode gives zeros and "ok" False; without, an error.
     """
     count, size, channels = len(views), views[0].size, source.channels

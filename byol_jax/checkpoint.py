@@ -7,7 +7,9 @@ tree, so that a missing or extra one can be named.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from jax.sharding import Sharding
 
 from byol_jax.core import TrainState, Tree
 from byol_jax.manifest import what_is_wrong, write_manifest
+from byol_jax.processes import from_main, main_process
 
 # Orbax writes these two when it gives the folder its name; no number of the state is in them.
 _WRITTEN_LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
@@ -42,11 +45,11 @@ class Checkpoints:
         self, folder: Path, keep: int = 3, keep_every: int = 0, *, clear: bool = False
     ) -> None:
         self._root = (folder / "checkpoints").absolute()
-        if jax.process_index() == 0:
+        if main_process():
             self._root.mkdir(parents=True, exist_ok=True)
-            # Orbax renames a folder only when it is complete.
-            for left in self._root.glob("*.orbax-checkpoint-tmp*") if clear else ():
-                shutil.rmtree(left)
+            if clear:
+                self._clear()
+        from_main(0)  # nobody goes on before that is done
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every or None,
@@ -57,15 +60,23 @@ class Checkpoints:
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self._root, options=options, item_handlers=handlers)
 
+    def _clear(self) -> None:
+        """Remove saves that were not completed: Orbax renames a folder when it is complete."""
+        for left in self._root.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(left, ignore_errors=True)
+
     def _seal(self) -> None:
         """Write the manifest of a save: its folder is complete, and has its temporary name yet."""
-        if jax.process_index() == 0:
+        if main_process():
             for folder in self._root.glob("*.orbax-checkpoint-tmp*"):
                 write_manifest(folder, _WRITTEN_LATER)
 
     def latest(self) -> int | None:
-        """The newest step, or None."""
-        return self._manager.latest_step()
+        """The newest step on disk, or None."""
+        return max(self._steps(), default=None)
+
+    def _steps(self) -> list[int]:
+        return [int(p.name) for p in self._root.iterdir() if p.name.isdigit()]
 
     def newest_good(self, *, set_aside: bool = False) -> tuple[int | None, list[str]]:
         """The newest step whose every file is as it was written: Orbax itself does not look.
@@ -79,33 +90,69 @@ class Checkpoints:
         """
         damaged: dict[int, str] = {}
         good = None
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in sorted(self._steps(), reverse=True) if main_process() else ():
             problem = what_is_wrong(self._root / str(step))
             if not problem:
                 good = step
                 break
             damaged[step] = problem
         if damaged and set_aside and good is not None:
-            for step in damaged if jax.process_index() == 0 else ():
+            for step in damaged:
                 place = self._root / f"damaged-{step}"
                 shutil.rmtree(place, ignore_errors=True)
                 (self._root / str(step)).rename(place)
-            self._manager.reload()
-        return good, [f"checkpoint {step} is damaged ({why})" for step, why in damaged.items()]
+        # One process decides for all: a file system may show each another state.
+        found = from_main(-1 if good is None else good)
+        self._manager.reload()
+        problems = [f"checkpoint {step} is damaged ({why})" for step, why in damaged.items()]
+        return None if found < 0 else found, problems
+
+    def check_room(self, state: TrainState) -> None:
+        """Refuse to save where the disk has no room for it.
+
+        Raises:
+          ValueError: with both sizes.
+        """
+        size = sum(x.nbytes for x in jax.tree.leaves(state) if hasattr(x, "nbytes"))
+        free = shutil.disk_usage(self._root).free
+        if main_process() and free < size:
+            raise ValueError(
+                f"A checkpoint takes {size / 2**30:.3g} GiB, and the disk of {self._root} has "
+                f"{free / 2**30:.3g} GiB free. Free some, or lower keep or keep_every; the same "
+                "command then resumes."
+            )
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
         """Start saving; returns when the arrays have been copied, before they are on disk.
 
         Raises:
-          RuntimeError: an earlier save failed, or Orbax would not take this one.
+          ValueError: there is no room for it.
+          OSError: an earlier save failed.
         """
+        self.check_room(state)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_flat(state)), meta=ocp.args.JsonSave(meta)
         )
-        if step in self._manager.all_steps():
-            return
-        if not self._manager.save(step, args=args, force=True):
-            raise RuntimeError(f"The checkpoint of step {step} was not taken; see {self._root}.")
+        with self._failures():
+            if step in self._manager.all_steps():
+                return
+            if not self._manager.save(step, args=args, force=True):
+                raise OSError(f"The checkpoint of step {step} was not taken; see {self._root}.")
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Say clearly that a save failed, and leave nothing of it behind."""
+        try:
+            yield
+        except Exception as e:
+            if main_process():
+                self._clear()
+            last = self.latest()
+            raise OSError(
+                f"A checkpoint could not be saved in {self._root} ({_first_line(e)}). "
+                + (f"Step {last} is the newest there is" if last is not None else "There is none")
+                + "; make room or repair the disk: the same command resumes."
+            ) from e
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON saved with a step."""
@@ -163,9 +210,20 @@ class Checkpoints:
         return {k: tuple(v.shape) for k, v in tree.items()}
 
     def wait(self) -> None:
-        """Wait until what was saved is on disk; raises what went wrong."""
-        self._manager.wait_until_finished()
+        """Wait until what was saved is on disk.
+
+        Raises:
+          OSError: it could not be saved.
+        """
+        with self._failures():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, and end the background threads."""
-        self._manager.close()
+        """Wait as `wait` does, and end the background threads."""
+        with self._failures():
+            self._manager.close()
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

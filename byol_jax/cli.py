@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import jax
 from absl import app, flags, logging
 
+from byol_jax import processes
 from byol_jax.config import default_config, flatten, nearest
 from byol_jax.loop import TrainingError
 
@@ -73,6 +76,11 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
             _fail(e)
         except KeyboardInterrupt:
             _fail("interrupted", 130)
+        except Exception:
+            if not jax.distributed.is_initialized():
+                raise
+            traceback.print_exc()
+            processes.leave(1)
 
     def parse(args: Sequence[str]) -> list[str]:
         def action() -> list[str]:
@@ -108,6 +116,6 @@ def _one_line(error: Any) -> str:
     return " ".join(str(error).split())
 
 
-def _fail(error: Any, code: int = 2) -> None:
+def _fail(error: Any, code: int = 2) -> NoReturn:
     print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
-    sys.exit(code)
+    processes.leave(code)

@@ -20,6 +20,8 @@ MAY_CHANGE = (
     "keep",
     "keep_every",
     "evaluate_every",
+    "hang_seconds",
+    "rollbacks",
     "data.dir",
     "data.max_damaged",
     "data.threads",
@@ -42,6 +44,10 @@ def default_config() -> ConfigDict:
     c.keep = 3  # newest checkpoints kept
     c.keep_every = 0  # steps; checkpoints at its multiples are kept for good; 0: none
     c.evaluate_every = 0  # epochs between kNN evaluations during training; 0: at the end only
+
+    c.rollbacks = 0  # times to go back to the last checkpoint, and on without that stretch of the
+    # data, where a step is not finite (or collapsed, with collapse.stop); 0: stop the run
+    c.hang_seconds = 1800.0  # without a sign of life, until the process ends itself; 0.0: never
 
     c.data = ConfigDict()
     c.data.name = "imagenet2012"  # digits, folder, npz, or any tfds name

@@ -17,10 +17,25 @@ from tqdm import tqdm
 HEARTBEAT_SECONDS = 20.0
 
 
-def say(text: str) -> None:
-    """Print one line of news to stderr, above a progress bar where there is one."""
-    tqdm.write(text, file=sys.stderr)
-    sys.stderr.flush()
+_process = 0
+
+
+def speak_as(process: int) -> None:
+    """Of several processes, 0 tells the news; the others say only what concerns them."""
+    global _process
+    _process = process
+
+
+def say(text: str, *, everywhere: bool = False) -> None:
+    """Print one line of news to stderr, above a progress bar where there is one.
+
+    Args:
+      text: the line.
+      everywhere: also where this is not process 0, whose number stands before it.
+    """
+    if not _process or everywhere:
+        tqdm.write(f"[{_process}] {text}" if _process else text, file=sys.stderr)
+        sys.stderr.flush()
 
 
 @contextlib.contextmanager
@@ -52,7 +67,7 @@ class Progress:
     """
 
     def __init__(self, total: int, done: int, rows: int, plain: bool = True) -> None:
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and not _process
         self._plain, self._rows, self._total = plain, rows, total
         self._first_step, self._start = done, time.monotonic()
         self._printed = self._start
@@ -94,12 +109,18 @@ class MetricsWriter:
     """Writes metrics.jsonl, and TensorBoard events where TensorFlow is installed.
 
     Args:
-      folder: of the run.
+      folder: of the run; None writes nothing (processes other than 0).
       step: the step the run goes on from; later rows of metrics.jsonl, written before the run was
         stopped, are cut off, and so is a torn last line.
+
+    last: the step of the last row there is, 0 for none.
     """
 
-    def __init__(self, folder: Path, step: int = 0) -> None:
+    def __init__(self, folder: Path | None, step: int = 0) -> None:
+        self.last = 0
+        if folder is None:
+            self._file, self._board = None, None
+            return
         self._path = folder / "metrics.jsonl"
         cut = self._cut_back(step)
         if cut:
@@ -117,8 +138,9 @@ class MetricsWriter:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if line.endswith("\n") and row["step"] <= step:
+            if line.endswith("\n") and isinstance(row, dict) and row.get("step", step + 1) <= step:
                 kept.append(line)
+                self.last = row["step"]
         if len(kept) < len(lines):
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text("".join(kept))
@@ -126,7 +148,10 @@ class MetricsWriter:
         return len(lines) - len(kept)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Write one flat row; on disk when this returns, so that a checkpoint can rely on it."""
+        """Write one flat row; on disk when this returns."""
+        self.last = step
+        if self._file is None:
+            return
         row = {"step": step} | {k: metrics[k] for k in sorted(metrics)}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
@@ -136,7 +161,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flush and close."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

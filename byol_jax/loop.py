@@ -6,10 +6,8 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +16,9 @@ from jax.sharding import Mesh
 
 from byol_jax import log
 from byol_jax.core import Step, TrainState
-from byol_jax.mesh import put_batch, put_steps
+from byol_jax.mesh import agreement, put_batch, put_steps
+from byol_jax.processes import gather, main_process
+from byol_jax.watch import Upkeep
 
 Metrics = dict[str, float]
 
@@ -27,28 +27,19 @@ class TrainingError(RuntimeError):
     """The run cannot go on: it is not finite, collapsed, or its data are too damaged."""
 
 
-class Stop:
-    """Remembers SIGTERM and Ctrl-C, so that the loop can save and leave at the next step."""
+class Diverged(TrainingError):
+    """Loss or gradient norm is not finite, or the features collapsed, at `step`.
 
-    def __init__(self) -> None:
-        self.signal = 0
+    position: of the data order after that step. rollbacks: that there were before.
+    """
 
-    @contextlib.contextmanager
-    def listen(self) -> Iterator[Stop]:
-        """Take over both signals; a second Ctrl-C interrupts at once."""
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step, self.position, self.rollbacks = step, 0, 0
 
-        def handle(number: int, _: Any) -> None:
-            if self.signal:
-                raise KeyboardInterrupt
-            self.signal = number
-            log.say(f"{signal.Signals(number).name}: saving after this step")
 
-        before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+class Interrupted(Exception):
+    """An evaluation was left, since the run shall stop."""
 
 
 class Damage:
@@ -64,7 +55,7 @@ class Damage:
         self.limit, self.explain, self.seen = limit, explain, set(seen)
 
     def add(self, indices: np.ndarray) -> None:
-        """Count substituted examples.
+        """Count substituted examples, those of all processes.
 
         Raises:
           TrainingError: more are damaged than the limit.
@@ -73,7 +64,8 @@ class Damage:
             if index in self.seen:
                 continue
             self.seen.add(index)
-            log.say(f"damaged image {len(self.seen)}: {self.explain(index)} (substituted)")
+            if main_process():
+                log.say(f"damaged image {len(self.seen)}: {self.explain(index)} (substituted)")
         if len(self.seen) > self.limit:
             raise TrainingError(
                 f"{len(self.seen)} images cannot be read, more than data.max_damaged allows "
@@ -105,14 +97,26 @@ class Options:
 class Hooks:
     """What the loop calls. Each may be left out.
 
-    evaluate: state -> metrics, at `evaluate_every`. save: (step, state). write: (step, metrics).
+    evaluate: (state, poll) -> metrics, at `evaluate_every`; it calls `poll` often, which ends it by
+    an exception where the run shall stop. save: (step, state, row): the row belongs to the
+    checkpoint, for a run that is killed before it has written it. write: (step, row).
     last_saved: the newest step on disk, for messages.
     """
 
-    evaluate: Callable[[TrainState], Metrics] | None = None
-    save: Callable[[int, TrainState], None] | None = None
+    evaluate: Callable[[TrainState, Callable[[], None]], Metrics] | None = None
+    save: Callable[[int, TrainState, Metrics], None] | None = None
     write: Callable[[int, Metrics], None] | None = None
     last_saved: Callable[[], int | None] = lambda: None
+
+
+class _Pending(NamedTuple):
+    """A dispatch whose results have not been fetched: its `steps` steps end with `step`."""
+
+    step: int
+    steps: int
+    metrics: dict[str, Array]
+    damaged: np.ndarray  # indices of this process's substituted examples
+    agreed: Any  # (signal, damaged), the largest of any process
 
 
 def fit(
@@ -125,14 +129,16 @@ def fit(
     mesh: Mesh,
     hooks: Hooks | None = None,
     damage: Damage | None = None,
-    stop: Stop | None = None,
+    upkeep: Upkeep | None = None,
+    owed: Metrics | None = None,
     quiet: bool = False,
 ) -> TrainState:
     """Train from `state.step` to `options.total_steps`.
 
     The metrics of step N are fetched after step N + 1 was dispatched, so that the devices never
     wait for the host. At a save or an evaluation they are fetched first: a step is saved only when
-    its own loss and gradient norm are known to be finite, and its row is on disk.
+    its own loss and gradient norm are known to be finite. Its row goes with it, and is written
+    after the evaluation that belongs to it.
 
     Args:
       state: where to start; donated.
@@ -142,110 +148,174 @@ def fit(
       root_key: of the run; the step folds its number in.
       mesh: where batches go.
       damage: takes the indices of substituted examples.
-      stop: when set, the loop saves and returns at the next step.
+      upkeep: when its `stop` is set, in any process, the loop saves and returns at the next step;
+        it is told what the loop is doing.
+      owed: the row of `state.step`, where it was saved but not written; it is written first.
       quiet: no progress lines.
 
     Returns:
       The last state.
 
     Raises:
-      TrainingError: loss or gradient norm is not finite; collapse, where that shall stop; too many
-        damaged images. Nothing is saved of that step.
+      TrainingError: too many damaged images.
+      Diverged: loss or gradient norm is not finite; collapse, where that shall stop. Nothing is
+        saved of that step.
     """
-    hooks = hooks or Hooks()
+    hooks, upkeep = hooks or Hooks(), upkeep or Upkeep()
     first, total = int(state.step), options.total_steps
-    if first >= total:
-        return state
+    step, stop, agree = first, upkeep.stop, agreement(mesh)
     progress = log.Progress(total, first, options.batch_size, plain=not quiet)
-    row = _Row(options, hooks, progress)
+    row = _Row(options, hooks, progress, upkeep, damage)
+
+    def asked() -> None:
+        upkeep.alive("evaluating")
+        if np.asarray(agree([stop.signal, 0]))[0]:
+            raise Interrupted
+
+    if owed is not None:
+        try:
+            found = _evaluation(hooks, options, state, step, asked, upkeep)
+        except Interrupted:
+            return state
+        row.write(step, owed | found)
     feed = _feed(batches, mesh, _dispatches(first, options, hooks), options.steps_per_dispatch)
-    pending: tuple[int, int, dict[str, Array], Metrics] | None = None
-    step = first
+    pending: _Pending | None = None
     try:
         while step < total:
-            waiting = time.monotonic()
-            batch, damaged, count = next(feed)
+            with upkeep.doing("wait", "waiting for input"):
+                batch, damaged, count = next(feed)
             begins, step = step == first, step + count
-            row.waited += time.monotonic() - waiting
-            if damage is not None:
-                damage.add(damaged)
-            with log.busy(f"compiling {options.what}") if begins else _silence():
+            upkeep.profile.before(step - count + 1, state.step)
+            with _compiling(options.what, upkeep) if begins else contextlib.nullcontext():
                 state, metrics = step_fn(state, batch, root_key)
+                agreed = agree([stop.signal, len(damaged)])
                 if begins:
                     jax.block_until_ready(metrics)
-                    row.begin(step)
+            if begins:
+                row.begin(step)
+                stop.nothing_to_lose = False
             if pending is not None:
-                row.settle(*pending)
-            # Counted now: when this row is written, the next batch has been read already.
-            known: Metrics = {"data/damaged": len(damage.seen)} if damage else {}
-            pending = (step, count, metrics, known)
+                row.settle(pending)
+            pending = _Pending(step, count, metrics, damaged, agreed)
             last = step == total
-            stopping = stop is not None and stop.signal
             evaluating = hooks.evaluate is not None and (last or _due(step, options.evaluate_every))
-            saving = last or stopping or _due(step, options.checkpoint_every)
-            if saving or (evaluating and not stopping):
-                # An evaluation asked for at this step belongs to it even when we are stopping.
-                row.settle(*pending, evaluate=hooks.evaluate if evaluating else None, state=state)
+            saving = last or row.stopping or _due(step, options.checkpoint_every)
+            if saving or evaluating:
+                values = row.check(pending)
                 pending = None
-            if saving and hooks.save is not None:
-                hooks.save(step, state)
-            if stopping:
-                break
+                saving |= row.stopping
+                if saving and hooks.save is not None:
+                    with upkeep.doing("save"):
+                        hooks.save(step, state, values)
+                if row.stopping:
+                    break
+                try:
+                    found = _evaluation(hooks, options, state, step, asked, upkeep)
+                except Interrupted:
+                    if not saving and hooks.save is not None:
+                        hooks.save(step, state, values)
+                    break
+                row.write(step, values | found)
+        if pending is not None:
+            row.settle(pending)
     finally:
         progress.close()
+        upkeep.profile.stop(state.step)
     return state
 
 
-class _Row:
-    """Turns the metrics of a step into a row, and checks them."""
+def _evaluation(
+    hooks: Hooks,
+    options: Options,
+    state: TrainState,
+    step: int,
+    poll: Callable[[], None],
+    upkeep: Upkeep,
+) -> Metrics:
+    """The metrics of the evaluation that is due at a step; {} where none is."""
+    due = step == options.total_steps or _due(step, options.evaluate_every)
+    if hooks.evaluate is None or not due:
+        return {}
+    with upkeep.doing("evaluate", "evaluating"):
+        return hooks.evaluate(state, poll)
 
-    def __init__(self, options: Options, hooks: Hooks, progress: log.Progress) -> None:
+
+@contextlib.contextmanager
+def _compiling(what: str, upkeep: Upkeep) -> Iterator[None]:
+    with log.busy(f"compiling {what}"), upkeep.doing("compile", f"compiling {what}"):
+        yield
+    upkeep.clock.turn_to("step")
+
+
+class _Row:
+    """Turns the metrics of a step into a row, and checks them.
+
+    stopping: whether a process was asked to stop, as far as all of them know.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        hooks: Hooks,
+        progress: log.Progress,
+        upkeep: Upkeep,
+        damage: Damage | None,
+    ) -> None:
         self.options, self.hooks, self.progress = options, hooks, progress
-        self.waited, self.since, self.since_step = 0.0, time.monotonic(), 0
-        self.warned = False
+        self.upkeep, self.damage = upkeep, damage
+        self.spent, self.since_step = upkeep.clock.read(), 0
+        self.warned, self._stopping = False, False
+
+    @property
+    def stopping(self) -> bool:
+        alone = jax.process_count() == 1
+        return self._stopping or (alone and bool(self.upkeep.stop.signal))
 
     def begin(self, step: int) -> None:
         """Start the clocks anew: what came before was compiling."""
-        self.waited, self.since, self.since_step = 0.0, time.monotonic(), step
+        self.spent, self.since_step = self.upkeep.clock.read(), step
         self.progress.start(step)
 
-    def settle(
-        self,
-        step: int,
-        count: int,
-        metrics: dict[str, Array],
-        known: Metrics,
-        evaluate: Callable[[TrainState], Metrics] | None = None,
-        state: TrainState | None = None,
-    ) -> None:
-        """Fetch the metrics of the `count` steps up to `step`, check them, evaluate if asked, and
-        write the row of `step` if due."""
-        found = {k: np.atleast_1d(v)[:count] for k, v in jax.device_get(metrics).items()}
-        for i in range(count):
+    def settle(self, pending: _Pending) -> None:
+        """Check the steps of a dispatch, and write the row of the last of them if it is due."""
+        self.write(pending.step, self.check(pending))
+
+    def check(self, pending: _Pending) -> Metrics:
+        """Fetch the metrics of the steps of a dispatch and check them; gives the last step's."""
+        found, agreed = jax.device_get((pending.metrics, pending.agreed))
+        found = {k: np.atleast_1d(v)[: pending.steps] for k, v in found.items()}
+        self._stopping |= bool(agreed[0])
+        self.upkeep.alive("training")
+        for i in range(pending.steps):
             values = {k: float(v[i]) for k, v in found.items()}
-            self._check_finite(step - count + 1 + i, values)
-            self._check_collapse(step - count + 1 + i, values)
-        self.progress.update(step, values["train/loss"])
-        timing = self._timing(step)
-        if evaluate is not None and state is not None:
-            start = time.monotonic()
-            values |= evaluate(state)
-            self.since += time.monotonic() - start
+            self._check_finite(pending.step - pending.steps + 1 + i, values)
+            self._check_collapse(pending.step - pending.steps + 1 + i, values)
+        self.progress.update(pending.step, values["train/loss"])
+        if self.damage is not None:
+            self.damage.add(gather(pending.damaged, agreed[1]) if agreed[1] else pending.damaged)
+            values["data/damaged"] = len(self.damage.seen)
+        return values
+
+    def write(self, step: int, values: Metrics) -> None:
+        """Write a row if it is due, or was evaluated."""
         due = _due(step, self.options.log_every) or step == self.options.total_steps
-        if due or evaluate is not None:
+        evaluated = self.hooks.evaluate and _due(step, self.options.evaluate_every)
+        if due or evaluated:
             if self.hooks.write is not None:
-                self.hooks.write(step, values | known | timing)
-            self.waited, self.since, self.since_step = 0.0, time.monotonic(), step
+                self.hooks.write(step, values | self._timing(step))
+            self.spent, self.since_step = self.upkeep.clock.read(), step
 
     def _timing(self, step: int) -> Metrics:
         steps, most = step - self.since_step, max(self.options.steps_per_dispatch, 1)
-        if steps <= 0:  # the first step of this start was the compiler's
+        if steps <= 0 or not self.since_step:  # the first step of this start was the compiler's
             return {"time/steps_per_dispatch": most}
-        seconds = max(time.monotonic() - self.since, 1e-9)
+        now = self.upkeep.clock.read()
+        spent = {k: now[k] - self.spent[k] for k in ("step", "wait", "save")}
+        seconds = max(sum(spent.values()), 1e-9)
         return {
             "time/images_per_s": steps * self.options.batch_size / seconds,
             "time/step_ms": 1000 * seconds / steps,
-            "time/wait_share": self.waited / seconds,
+            "time/wait_share": spent["wait"] / seconds,
             "time/steps_per_dispatch": most,
         }
 
@@ -254,9 +324,10 @@ class _Row:
         if bad:
             saved = self.hooks.last_saved()
             good = f"the last good checkpoint is step {saved}" if saved else "nothing was saved yet"
-            raise TrainingError(
+            raise Diverged(
                 f"Step {step}: {bad[0]} is {values[bad[0]]}; {good}. Lower optimizer.lr, lengthen "
-                "optimizer.warmup_epochs, or look at the images of this step."
+                "optimizer.warmup_epochs, or look at the images of this step.",
+                step,
             )
 
     def _check_collapse(self, step: int, values: Metrics) -> None:
@@ -272,7 +343,7 @@ class _Row:
             "encoder; check predictor, target and learning rate."
         )
         if self.options.collapse_stop:
-            raise TrainingError(text)
+            raise Diverged(text, step)
         if not self.warned:
             log.say(f"WARNING: {text}")
         self.warned = True
@@ -280,11 +351,6 @@ class _Row:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    yield
 
 
 def _dispatches(first: int, options: Options, hooks: Hooks) -> Iterator[int]:

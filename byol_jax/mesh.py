@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,43 @@ def put_whole(array: np.ndarray, mesh: Mesh) -> jax.Array:
     """Put a whole array onto every device."""
     sharding = replicated(mesh)
     return jax.make_array_from_process_local_data(sharding, array, array.shape)
+
+
+def lay(x: Any, sharding: Any) -> Any:
+    """A value that all processes have alike, laid out over the devices of all.
+
+    Args:
+      x: arrays (typed keys too).
+      sharding: one, or a tree as of `divided`.
+    """
+    return jax.jit(lambda x: x, out_shardings=sharding)(x)
+
+
+def agreement(mesh: Mesh) -> Callable[[Sequence[int]], Any]:
+    """How the processes of a run agree on some numbers, without waiting for one another.
+
+    Returns:
+      values -> an array of the largest that any process gave, int32 [len(values)]. Every process
+      must call it equally often. It is computed on the devices: fetch it when the step that was
+      dispatched before it is fetched. A process that is alone gets its own values.
+    """
+    if jax.process_count() == 1:
+        return lambda values: np.asarray(values, np.int32)
+    largest = jax.jit(lambda x: x.max(0), out_shardings=replicated(mesh))
+    devices = len(mesh.local_devices)
+
+    def agree(values: Sequence[int]) -> jax.Array:
+        own = np.tile(np.asarray(values, np.int32), (devices, 1))
+        return largest(jax.make_array_from_process_local_data(rows(mesh), own))
+
+    return agree
+
+
+def fetched(arrays: Mapping[str, jax.Array], mesh: Mesh) -> dict[str, np.ndarray]:
+    """Arrays divided over all devices, whole, on the host of every process."""
+    if jax.process_count() > 1:
+        arrays = jax.jit(dict, out_shardings=replicated(mesh))(arrays)
+    return {name: np.asarray(x) for name, x in arrays.items()}
 
 
 def check_fits(size: int, what: str, mesh: Mesh) -> None:

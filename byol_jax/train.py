@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
+import socket
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from byol_jax import cli, log, mesh
+from byol_jax import cli, log, mesh, processes
 from byol_jax.build.evaluation import build_evaluation
 from byol_jax.build.experiment import (
     Experiment,
@@ -30,10 +34,13 @@ from byol_jax.build.feed import batches, build_step, resident, shown
 from byol_jax.checkpoint import Checkpoints
 from byol_jax.config import check_keys, difference, flatten, load_config, save_config
 from byol_jax.core import TrainState
-from byol_jax.loop import Hooks, Stop, fit
+from byol_jax.events import EventLog
+from byol_jax.loop import Damage, Diverged, Hooks, TrainingError, fit
+from byol_jax.report.status import status
 from byol_jax.report.views import EXAMPLES, draw_views
 from byol_jax.run_folder import encoder_location, keep_compiled
 from byol_jax.train_step import init_state
+from byol_jax.watch import Profile, Stop, Upkeep, Watchdog
 
 
 def check_resume(config: ConfigDict, workdir: Path) -> None:
@@ -54,8 +61,8 @@ def check_resume(config: ConfigDict, workdir: Path) -> None:
         )
 
 
-def describe(e: Experiment, state: TrainState, workdir: Path) -> None:
-    """Say what will be trained, and write the overview of its parameters."""
+def describe(e: Experiment, state: TrainState, workdir: Path | None) -> None:
+    """Say what will be trained, and write the overview of its parameters into a folder."""
     from clu import parameter_overview
 
     count = sum(x.size for x in jax.tree.leaves(state.params))
@@ -67,104 +74,294 @@ def describe(e: Experiment, state: TrainState, workdir: Path) -> None:
         f"trained) on {e.source.num_examples:,} images of {e.info.source}, batch "
         f"{e.config.batch_size}, {e.total_steps} steps, "
         f"{devices.size} x {devices.flat[0].device_kind}"
+        + (f" in {jax.process_count()} processes" if jax.process_count() > 1 else "")
         + (f", {fsdp} share a copy of the state" if fsdp > 1 else "")
     )
     if devices.flat[0].platform == "cpu" and e.config.encoder.dtype == "bfloat16":
         log.say("on a CPU bfloat16 takes about twice the time of --config.encoder.dtype=float32")
+    if workdir is None:
+        return
     overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     (workdir / "parameters.txt").write_text(overview + "\n")
 
 
-def train(config: ConfigDict, workdir: Path) -> int:
-    """Train a config in a run folder, or go on with it; returns the exit code.
-
-    0: the run is complete. 128 + the signal's number: stopped by SIGTERM or Ctrl-C, saved, and to
-    be resumed by the same command.
+def check_same(what: str, value: Any) -> None:
+    """Refuse to go on where this process has another value than process 0.
 
     Raises:
-      ValueError, TrainingError: see `build` and `fit`.
+      ValueError: on the processes that differ.
     """
-    check_keys(config)
-    check_resume(config, workdir)
-    keep_compiled(workdir)
-    with Stop().listen() as stop:
+    own = zlib.crc32(json.dumps(value, sort_keys=True).encode()) >> 1
+    if processes.from_main(own) != own:
+        raise ValueError(
+            f"{what} of process {jax.process_index()} is not that of process 0; start the same "
+            f"command with the same files on every host. Here: {value}"
+        )
+
+
+class Run:
+    """One start of a run: what lies in its folder, and all that was built for it.
+
+    Args:
+      config: complete.
+      workdir: folder of the run, seen by all processes.
+      upkeep: of this process.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path, upkeep: Upkeep) -> None:
+        self.upkeep, self.workdir = upkeep, workdir
+        self.main = processes.main_process()
+        fixed = {k: v for k, v in flatten(config).items() if k not in ("data.dir", "data.threads")}
+        check_same("The config", fixed)
         with log.busy("opening the data"):
-            e = build(config)
-            evaluate = build_evaluation(e)
-        workdir.mkdir(parents=True, exist_ok=True)
-        save_config(config, workdir / "config.json")
-        key = jax.random.key(config.seed)
-        init_key, step_key = jax.random.split(key)
+            self.e = build(config)
+            self.evaluate = build_evaluation(self.e)
+        check_same("The number of images", self.e.source.num_examples)
+        if self.main:
+            workdir.mkdir(parents=True, exist_ok=True)
+            save_config(config, workdir / "config.json")
+        self.init_key, self.step_key = jax.random.split(jax.random.key(config.seed))
+        self.saved = Checkpoints(workdir, config.keep, config.keep_every, clear=True)
+        self.events = EventLog(workdir if self.main else None)
+        self.constants = resident(self.e)
+        self.step = build_step(self.e, self.constants)
+        self.complete = False
+
+    def go_on(self, rolled: int = 0, skip_to: int = 0) -> None:
+        """Train from the newest good checkpoint, or from the beginning, to the end or a stop.
+
+        Args:
+          rolled: rollbacks so far, where there were any in this start.
+          skip_to: position in the data order to go on from; 0: that of the checkpoint.
+
+        Raises:
+          ValueError: no checkpoint is good, or they are of another config.
+          Diverged: with its `position` and the `rollbacks` before it.
+        """
+        e, saved = self.e, self.saved
         with log.busy("initialising"):
-            state = init_state(e.method, e.optimizer, init_key, batch_shapes(e), e.mesh)
-        saved = Checkpoints(workdir, config.keep, config.keep_every, clear=True)
-        meta: dict[str, Any] = {"damaged": []}
-        last, wrong = saved.newest_good(set_aside=True)
-        for problem in wrong:
-            log.say(f"WARNING: {problem}" + ("; set aside as damaged-STEP" if last else ""))
-        if wrong and last is None:
-            raise ValueError(
-                f"No checkpoint in {workdir} is good: {wrong[0]}. Restore the files of one, or "
-                "start a new run in another folder."
-            )
+            state = init_state(e.method, e.optimizer, self.init_key, batch_shapes(e), e.mesh)
+        saved.check_room(state)
+        meta: dict[str, Any] = {}
+        last = self._newest()
         if last is not None:
             state = saved.restore(last, state, mesh.divided(state, e.mesh))
             meta = saved.meta(last)
             log.say(f"resumed from step {last}")
-        elif config.init_from:
+        elif e.config.init_from:
             state = start_from(e, state)
-        describe(e, state, workdir)
+        rolled = max(rolled, meta.get("rollbacks", 0))
+        if skip_to:
+            state = self._moved(state, skip_to)
+        if not rolled:
+            describe(e, state, self.workdir if self.main else None)
+        if skip_to:
+            self.events.add("rollback", step=int(state.step), position=int(state.position))
+        else:
+            self._say_start(state, rolled)
         feed: Iterator[Mapping[str, np.ndarray]] = batches(e, int(state.position))
-        constants = resident(e)
-        if last is None:
-            see = shown(e, constants, step_key, EXAMPLES)
-            feed = draw_views(feed, see, e.source, e.eval_spec, workdir / "views.png")
-        damage = build_damage(e, meta["damaged"])
-        location = encoder_location(e.method, state.params, state.extra)
-        writer = log.MetricsWriter(workdir, last or 0)
-
-        def save(step: int, state: TrainState) -> None:
-            info = dataclasses.asdict(dataclasses.replace(e.info, step=step))
-            seen = sorted(damage.seen)
-            saved.save(step, state, {"encoder": info, "location": location, "damaged": seen})
-
+        if last is None and not rolled and self.main:
+            see = shown(e, self.constants, self.step_key, EXAMPLES)
+            feed = draw_views(feed, see, e.source, e.eval_spec, self.workdir / "views.png")
+        damage = build_damage(e, meta.get("damaged", []))
+        writer = log.MetricsWriter(self.workdir if self.main else None, last or 0)
+        owed = meta.get("row") if processes.from_main(writer.last) != (last or 0) else None
+        first, position = int(state.step), int(state.position)
         try:
             fit(
                 state,
-                build_step(e, constants),
+                self.step,
                 feed,
                 build_options(e),
-                root_key=jax.device_put(step_key, mesh.replicated(e.mesh)),
+                root_key=mesh.lay(self.step_key, mesh.replicated(e.mesh)),
                 mesh=e.mesh,
-                hooks=Hooks(evaluate, save, writer.write, saved.latest),
+                hooks=self._hooks(state, writer, damage, rolled),
                 damage=damage,
-                stop=stop,
+                upkeep=self.upkeep,
+                owed=owed,
             )
+        except Diverged as error:
+            error.position = position + (error.step - first) * e.config.batch_size
+            error.rollbacks = rolled
+            raise
         finally:
-            saved.close()
             writer.close()
-        return _farewell(e, workdir, saved.latest(), stop)
+        self.complete = writer.last == e.total_steps
+
+    def _newest(self) -> int | None:
+        last, wrong = self.saved.newest_good(set_aside=True)
+        for problem in wrong:
+            log.say(f"WARNING: {problem}" + ("; set aside as damaged-STEP" if last else ""))
+            self.events.add("damaged", what=problem)
+        if wrong and last is None:
+            raise ValueError(
+                f"No checkpoint in {self.workdir} is good: {wrong[0]}. Restore the files of one, "
+                "or start a new run in another folder."
+            )
+        return last
+
+    def _moved(self, state: TrainState, position: int) -> TrainState:
+        """The state that reads on from another place of the data order."""
+        left = (self.e.total_steps - int(state.step)) * self.e.config.batch_size
+        if position + left >= 2**31:
+            raise TrainingError("So much data was skipped that the run would pass 2**31 examples.")
+        moved = mesh.lay(np.int32(position), state.position.sharding)
+        return dataclasses.replace(state, position=moved)
+
+    def _say_start(self, state: TrainState, rolled: int) -> None:
+        self.events.add(
+            "start",
+            step=int(state.step),
+            total_steps=self.e.total_steps,
+            batch_size=self.e.config.batch_size,
+            devices=self.e.mesh.devices.size,
+            kind=self.e.mesh.devices.flat[0].device_kind,
+            processes=jax.process_count(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            rollbacks=rolled,
+            began=round(self.upkeep.clock.began, 3),
+        )
+
+    def _hooks(
+        self, state: TrainState, writer: log.MetricsWriter, damage: Damage, rolled: int
+    ) -> Hooks:
+        location = encoder_location(self.e.method, state.params, state.extra)
+
+        def progress(step: int) -> dict[str, float]:
+            self.events.add("progress", step=step, spent=self.upkeep.clock.read())
+            found = self.events.goodput.read()
+            return {
+                f"time/{k}" if k == "goodput" else f"time/{k}_s": round(v, 3)
+                for k, v in found.items()
+            }
+
+        def save(step: int, state: TrainState, row: dict[str, float]) -> None:
+            self.events.add("progress", step=step, spent=self.upkeep.clock.read())
+            info = dataclasses.asdict(dataclasses.replace(self.e.info, step=step))
+            seen = sorted(damage.seen)
+            meta = {"encoder": info, "location": location, "damaged": seen, "row": row}
+            self.saved.save(step, state, meta | {"rollbacks": rolled})
+            self.events.add("save", step=step)
+
+        def write(step: int, row: dict[str, float]) -> None:
+            writer.write(step, row | progress(step))
+
+        return Hooks(self.evaluate, save, write, self.saved.latest)
+
+    def close(self) -> None:
+        """Wait for what is being saved."""
+        try:
+            self.saved.close()
+        finally:
+            self.events.close()
 
 
-def _farewell(e: Experiment, workdir: Path, step: int | None, stop: Stop) -> int:
-    if stop.signal and step != e.total_steps:
-        log.say(f"stopped; saved step {step} of {e.total_steps}: the same command resumes")
-        return 128 + stop.signal
-    log.say(f"trained {step} steps; the run is in {workdir}")
+def train(config: ConfigDict, workdir: Path, profile: str = "") -> int:
+    """Train a config in a run folder, or go on with it; returns the exit code.
+
+    0: the run is complete. 128 + the signal's number: stopped by SIGTERM or Ctrl-C, saved, and to
+    be resumed by the same command. `processes.RESTART`: another process was lost.
+
+    Args:
+      config: complete.
+      workdir: folder of the run; with several processes, one that all of them see.
+      profile: "FIRST:LAST" steps to trace.
+
+    Raises:
+      ValueError, TrainingError, OSError: see `build`, `fit` and `Checkpoints`.
+    """
+    check_keys(config)
+    check_resume(config, workdir)
+    keep_compiled(workdir)
+    main = processes.main_process()
+    watchdog = Watchdog(config.hang_seconds, workdir, jax.process_index())
+    with Stop().listen() as stop, watchdog.watch():
+        window = Profile(workdir if main else None, profile)
+        run = Run(config, workdir, Upkeep(stop, None, watchdog, window))
+        try:
+            _train(run)
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            run.events.add("error", what=reason)
+            alone = jax.process_count() == 1
+            if not alone and isinstance(error, jax.errors.JaxRuntimeError):
+                log.say(f"error: another process was lost ({reason})", everywhere=True)
+                processes.leave(processes.RESTART)
+            # These all processes see alike; for others they might be waited for in vain.
+            if alone or isinstance(error, TrainingError):
+                run.close()
+            raise
+        last = run.saved.latest()
+        run.events.add("end" if run.complete else "stop", step=last)
+        run.close()
+        return _farewell(run, stop)
+
+
+def _train(run: Run) -> None:
+    """Go on with a run; where it diverges, go back and on without the data that did it."""
+    rolled, skip_to, most = 0, 0, run.e.config.rollbacks
+    while True:
+        try:
+            return run.go_on(rolled, skip_to)
+        except Diverged as error:
+            run.saved.wait()
+            if error.rollbacks >= most:
+                if most:
+                    raise TrainingError(f"{error} It was rolled back {most} times.") from error
+                raise
+            rolled, skip_to = error.rollbacks + 1, error.position
+            run.events.add("diverged", step=error.step, what=str(error))
+            log.say(f"WARNING: {error}")
+            log.say(
+                f"rolling back ({rolled} of at most {most}): the data up to step {error.step} are "
+                "skipped"
+            )
+
+
+def _farewell(run: Run, stop: Stop) -> int:
+    step = run.saved.latest()
+    if not run.complete:
+        log.say(f"stopped; saved step {step} of {run.e.total_steps}: the same command resumes")
+        return 128 + (stop.signal or signal.SIGTERM)
+    log.say(f"trained {step} steps; the run is in {run.workdir}")
     return 0
 
 
 def main() -> int:
     """The command line."""
-    if not flags.FLAGS.workdir:
+    f = flags.FLAGS
+    if f.status:
+        print(status(Path(f.status)))
+        return 0
+    if not f.workdir:
         raise ValueError("--workdir is missing; give the folder of the run.")
-    if flags.FLAGS.config is None:
+    if f.config is None:
         raise ValueError("--config is missing; give a config file, e.g. configs/digits.py.")
-    return train(flags.FLAGS.config, Path(flags.FLAGS.workdir))
+    group = processes.join(
+        f.coordinator,
+        f.num_processes,
+        f.process_id,
+        port=f.coordinator_port,
+        wait_seconds=f.wait_for_processes,
+        heartbeat_seconds=f.heartbeat_seconds,
+    )
+    if group:
+        log.speak_as(jax.process_index())
+        log.say(f"{group}, {jax.local_device_count()} devices each")
+    return train(f.config, Path(f.workdir), f.profile)
 
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "config file[:argument]")
-    flags.DEFINE_string("workdir", "", "folder of the run")
+    flags.DEFINE_string("workdir", "", "folder of the run; on storage that all processes see")
+    flags.DEFINE_string("status", "", "folder of a run: tell from its files how it is, and leave")
+    flags.DEFINE_string("profile", "", "FIRST:LAST steps to trace; later: touch WORKDIR/PROFILE")
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no cluster tells it")
+    flags.DEFINE_integer("num_processes", 0, "processes of the run, where no cluster tells it")
+    flags.DEFINE_integer("process_id", -1, "number of this process, where no cluster tells it")
+    flags.DEFINE_integer("coordinator_port", 0, "port of process 0, where its host is detected")
+    flags.DEFINE_float("wait_for_processes", 60.0, "seconds to wait for the others at the start")
+    flags.DEFINE_integer("heartbeat_seconds", 30, "of silence, until a process counts as lost")
     flags.DEFINE_bool("debug", False, "show tracebacks and the libraries' logs")
     cli.run(main)

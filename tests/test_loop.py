@@ -11,8 +11,9 @@ import pytest
 
 from byol_jax import log
 from byol_jax.core import TrainState
-from byol_jax.loop import Damage, Hooks, Options, Stop, TrainingError, fit
+from byol_jax.loop import Damage, Hooks, Options, TrainingError, fit
 from byol_jax.mesh import make_mesh
+from byol_jax.watch import Stop, Upkeep
 
 ROWS = 8
 
@@ -50,10 +51,11 @@ class Record:
     """Hooks that remember what was called."""
 
     def __init__(self):
-        self.saved, self.rows, self.evaluated = [], {}, []
+        self.saved, self.rows, self.evaluated, self.saved_rows = [], {}, [], {}
 
     def hooks(self):
-        def evaluate(s):
+        def evaluate(s, poll):
+            poll()
             self.evaluated.append(int(s.step))
             return {"knn/test_top1": 50.0}
 
@@ -63,7 +65,11 @@ class Record:
         def last():
             return self.saved[-1] if self.saved else None
 
-        return Hooks(evaluate, lambda step, _: self.saved.append(step), write, last)
+        def save(step, _, row):
+            self.saved.append(step)
+            self.saved_rows[step] = row
+
+        return Hooks(evaluate, save, write, last)
 
 
 def run(step_fn, options, feed=None, record=None, **kwargs):
@@ -180,7 +186,7 @@ def test_a_signal_saves_and_leaves(number):
 
     before = signal.getsignal(number)
     with Stop().listen() as stop:
-        out, record = run(step_fn, Options(100, ROWS, checkpoint_every=50), stop=stop)
+        out, record = run(step_fn, Options(100, ROWS, checkpoint_every=50), upkeep=Upkeep(stop))
     assert stop.signal == number
     assert record.saved == [int(out.step)] == [5]
     assert signal.getsignal(number) is before

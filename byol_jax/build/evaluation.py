@@ -39,7 +39,9 @@ def limited(source: Source, most: int) -> Source:
     return source.take(np.sort(np.random.RandomState(0).permutation(source.num_examples)[:most]))
 
 
-def build_evaluation(e: Experiment) -> Callable[[TrainState], dict[str, float]] | None:
+def build_evaluation(
+    e: Experiment,
+) -> Callable[[TrainState, Callable[[], None]], dict[str, float]] | None:
     """KNN (and the probe's accuracy) on the test images; None where there are no labels."""
     if not e.source.classes:
         return None
@@ -52,13 +54,15 @@ def build_evaluation(e: Experiment) -> Callable[[TrainState], dict[str, float]] 
         found = e.method.features(weights[0], weights[1], images)
         return {k: v for k, v in found.items() if k in ("h", "probe")}
 
-    def run(state: TrainState, part: Source) -> Extracted:
-        crops = eval_batches(part, e.eval_spec, batch_size=size)
-        return extract(outputs, (state.params, state.extra), crops, e.mesh)
+    where = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
-    def evaluate(state: TrainState) -> dict[str, float]:
+    def run(state: TrainState, part: Source, poll: Callable[[], None]) -> Extracted:
+        crops = eval_batches(part, e.eval_spec, batch_size=size, **where)
+        return extract(outputs, (state.params, state.extra), crops, e.mesh, poll)
+
+    def evaluate(state: TrainState, poll: Callable[[], None]) -> dict[str, float]:
         with log.busy("evaluating (kNN)"):
-            a, b = run(state, train), run(state, test)
+            a, b = run(state, train, poll), run(state, test, poll)
             metrics = {"knn/test_top1": _knn(e.config, a, b, e.source.classes)["top1"]}
         if "probe" in b.outputs:
             metrics["probe/test_top1"] = topk_accuracy(b.outputs["probe"], b.labels)["top1"]

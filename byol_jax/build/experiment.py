@@ -327,7 +327,7 @@ def start_from(e: Experiment, state: TrainState) -> TrainState:
             )
 
     def put(new: Any, old: Any) -> Any:
-        return jax.device_put(jnp.asarray(new, old.dtype), old.sharding)
+        return mesh.lay(np.asarray(new, old.dtype), old.sharding)
 
     new_params = _replace(state.params, ("encoder",), params, put)
     path = ("stats",) if e.config.method.name == "supervised" else ("stats", "encoder")

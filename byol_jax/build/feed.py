@@ -106,7 +106,9 @@ def shown(
     def views(batch: Batch) -> np.ndarray:
         first = {k: v[:rows] for k, v in batch.items()}
         if make is not None:
-            first = jax.jit(make)({**first, **constants}, views_key)
+            # On one of our own devices: other processes have other rows to show.
+            own = {k: v.addressable_data(0) for k, v in constants.items()}
+            first = jax.jit(make)({**first, **own}, views_key)
         return np.asarray(first["views"])
 
     return views

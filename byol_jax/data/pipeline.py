@@ -195,55 +195,79 @@ def _train_batches(source: Source, open_at: Opener, chunk: int) -> Iterator[Batc
         yield _substitute(source, _named(source, batch))
 
 
-def eval_batches(source: Source, spec: EvalSpec, *, batch_size: int) -> Iterator[Batch]:
-    """One pass over all examples in their own order.
+def eval_batches(
+    source: Source,
+    spec: EvalSpec,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """This process's share of one pass over all examples in their own order.
 
     Arrays in memory that have the right size already do without TensorFlow.
 
     Args:
       source: the data set.
       spec: the view.
-      batch_size: rows of every batch, the last one padded.
+      batch_size: rows of every global batch, the last one padded; a multiple of process_count.
+      process_index: p.
+      process_count: P; every process gives as many batches as the others.
 
     Returns:
       Batches {"views": float32 [b, 1, S, S, C], "index": int32 [b], "label": int32 [b], "mask":
-      float32 [b]}. Rows that did not decode have mask 0, and their own index; rows that pad have
-      mask 0, index -1 and label -1.
+      float32 [b]} with b = batch_size / P. Rows that did not decode have mask 0, and their
+      own index; rows that pad have mask 0, index -1 and label -1.
 
     Raises:
       ValueError: an argument does not fit; later if a file cannot be read at all.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size is {batch_size}; expected a positive multiple of the {process_count} "
+            "processes."
+        )
     _check_channels(source, spec)
-    images = source.images
+    images, share = source.images, batch_size // process_count
+    own = (process_index * share, share, batch_size)
     if images is not None and images.shape[1:3] == (spec.size, spec.size) == (spec.resize,) * 2:
-        return _array_batches(source, images, spec, batch_size)
+        return _array_batches(source, images, spec, own)
 
     def open_at(done: int, safe: bool) -> tf.data.Dataset:
         from byol_jax.data import stream  # imports TensorFlow
 
-        data = stream.eval_views_of(source, spec, done * batch_size, safe)
-        return stream.finish(data, batch_size, 0, remainder=True)
+        data = stream.eval_views_of(source, spec, done * batch_size, safe, own)
+        return stream.finish(data, share, 0, remainder=True)
 
-    return _eval_batches(source, open_at, batch_size)
+    return _eval_batches(source, open_at, spec, share, -(-source.num_examples // batch_size))
 
 
-def _eval_batches(source: Source, open_at: Opener, batch_size: int) -> Iterator[Batch]:
+def _eval_batches(
+    source: Source, open_at: Opener, spec: EvalSpec, share: int, count: int
+) -> Iterator[Batch]:
+    done = 0
     for raw in _readable(source, open_at):
         batch = _named(source, {**raw, "views": raw["views"][:, None]})
-        yield _pad(batch, batch_size)
+        yield _pad(batch, share)
+        done += 1
+    # Of the last batch this process may have no row.
+    for _ in range(count - done):
+        views = np.zeros((0, 1, spec.size, spec.size, source.channels), np.float32)
+        nothing = {"views": views, "index": np.zeros(0, np.int32), "ok": np.zeros(0, bool)}
+        yield _pad(_named(source, {**nothing, "label": np.zeros(0, np.int32)}), share)
 
 
 def _array_batches(
-    source: Source, images: np.ndarray, spec: EvalSpec, batch_size: int
+    source: Source, images: np.ndarray, spec: EvalSpec, own: tuple[int, int, int]
 ) -> Iterator[Batch]:
     mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
-    for start in range(0, source.num_examples, batch_size):
-        index = np.arange(start, min(start + batch_size, source.num_examples), dtype=np.int32)
+    offset, share, batch_size = own
+    for batch in range(0, source.num_examples, batch_size):
+        start = min(batch + offset, source.num_examples)
+        index = np.arange(start, min(start + share, source.num_examples), dtype=np.int32)
         views = (images[index].astype(np.float32) * np.float32(1 / 255) - mean) / std
         ok = np.ones(len(index), bool) if source.intact is None else source.intact[index]
-        yield _pad(_named(source, {"views": views[:, None], "index": index, "ok": ok}), batch_size)
+        yield _pad(_named(source, {"views": views[:, None], "index": index, "ok": ok}), share)
 
 
 def decode_all(source: Source, side: int) -> Source:

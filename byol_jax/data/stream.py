@@ -168,9 +168,25 @@ def views_of(
 
 
 @decode.plain
-def eval_views_of(source: Source, spec: EvalSpec, first: int, safe: bool) -> Dataset:
-    """The evaluation view of every example from `first` on: {"views" [S, S, C], "index", "ok"}."""
-    index = tf.data.Dataset.range(first, source.num_examples)
+def eval_views_of(
+    source: Source, spec: EvalSpec, first: int, safe: bool, own: tuple[int, int, int]
+) -> Dataset:
+    """The evaluation view of own examples from `first` on: {"views" [S, S, C], "index", "ok"}.
+
+    Args:
+      source: the data set.
+      spec: the view.
+      first: of all examples.
+      safe: whether to survive damaged images.
+      own: (offset, share, period): rows offset to offset + share - 1 of every `period` examples.
+    """
+    offset, share, period = own
+
+    def ours(index: Tensor, *_: Tensor) -> Tensor:
+        place = index % period
+        return (offset <= place) & (place < offset + share)
+
+    index = tf.data.Dataset.range(first, source.num_examples).filter(ours)
     if source.images is not None:
         images, intact = tf.constant(source.images), _intact(source)
         return index.map(
@@ -179,7 +195,12 @@ def eval_views_of(source: Source, spec: EvalSpec, first: int, safe: bool) -> Dat
         )
     examples = index.map(lambda i: {"index": i})
     if source.is_stream:
-        data = tf.data.TFRecordDataset([s.path for s in source.shards]).enumerate().skip(first)
+        data = (
+            tf.data.TFRecordDataset([s.path for s in source.shards])
+            .enumerate()
+            .skip(first)
+            .filter(ours)
+        )
 
         def element(index: Tensor, record: Tensor) -> dict[str, Tensor]:
             image, label = records.parse(record[None], source.classes > 0)

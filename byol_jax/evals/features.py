@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from byol_jax.mesh import put_batch
+from byol_jax.mesh import fetched, put_batch
 
 Tree = Any
 Outputs = Callable[[Tree, Any], Mapping[str, jax.Array]]
@@ -30,27 +30,38 @@ class Extracted(NamedTuple):
 
 
 def extract(
-    outputs: Outputs, weights: Tree, batches: Iterable[Mapping[str, np.ndarray]], mesh: Mesh
+    outputs: Outputs,
+    weights: Tree,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    mesh: Mesh,
+    poll: Callable[[], None] = lambda: None,
 ) -> Extracted:
     """Apply a function to every image of one pass over the data, in order.
 
     Args:
       outputs: jitted (weights, images [B, 1, H, W, C]) -> {name: [B, 1, ...]}.
       weights: any pytree, passed through.
-      batches: with views, label and mask; rows of mask 0 are left out.
+      batches: this process's share, with views, label, index and mask; rows of mask 0 are left out.
       mesh: the batches are divided over its devices.
+      poll: called before every batch.
+
+    Returns:
+      The same on every process: of all rows.
     """
     found: dict[str, list[np.ndarray]] = {}
     labels: list[np.ndarray] = []
     damaged = 0
     for batch in batches:
-        mask = np.asarray(batch["mask"]) > 0
-        out = outputs(weights, put_batch({"views": np.asarray(batch["views"])}, mesh)["views"])
-        for name, x in out.items():
-            found.setdefault(name, []).append(np.asarray(x, np.float32)[mask, 0])
-        labels.append(np.asarray(batch["label"])[mask])
+        poll()
+        placed = put_batch({k: np.asarray(v) for k, v in batch.items()}, mesh)
+        out = outputs(weights, placed.pop("views"))
+        rows = fetched({**placed, **out}, mesh)
+        mask = rows["mask"] > 0
+        for name in out:
+            found.setdefault(name, []).append(rows[name].astype(np.float32)[mask, 0])
+        labels.append(rows["label"][mask])
         # Padding has index -1; any other masked row is an image that could not be read.
-        damaged += int((~mask & (np.asarray(batch["index"]) >= 0)).sum())
+        damaged += int((~mask & (rows["index"] >= 0)).sum())
     if not labels:
         raise ValueError("There are no images to extract features from.")
     joined = {name: np.concatenate(parts) for name, parts in found.items()}

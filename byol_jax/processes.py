@@ -1,0 +1,194 @@
+"""The processes of a run: how they find each other, and how they leave.
+
+One process a host on TPUs, one or more elsewhere. Every process runs the same command; only
+process 0 writes (checkpoints excepted, of which each writes its share).
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+RESTART = 75
+"""Exit code, EX_TEMPFAIL of sysexits.h: nothing is wrong with the command, start all again."""
+
+SHUTDOWN_SECONDS = 60
+NEWS_SECONDS = 5.0
+
+
+def join(
+    coordinator: str = "",
+    num_processes: int = 0,
+    process_id: int = -1,
+    *,
+    port: int = 0,
+    wait_seconds: float = 60.0,
+    heartbeat_seconds: int = 30,
+) -> str:
+    """Join the process group that the arguments, or else the environment, tell of.
+
+    A process that is alone (no cluster is seen) joins nothing. Where the others do not come within
+    `wait_seconds`, it says so and ends the program with `RESTART`: the usual reason is a command
+    that was started on one host of several, and jax itself would wait for minutes and abort.
+
+    Args:
+      coordinator: HOST:PORT of process 0; "": by detection (TPU VM, GKE, SLURM, OpenMPI).
+      num_processes: 0: by detection.
+      process_id: 0 to num_processes - 1; -1: by detection.
+      port: of the coordinator, where its host is detected; 0: the cluster's usual one.
+      wait_seconds: that the processes may start apart.
+      heartbeat_seconds: after which a silent process counts as lost, and all others end.
+
+    Returns:
+      A sentence about the group; "" for a process that is alone.
+
+    Raises:
+      ValueError: the arguments do not fit together, or the environment is that of a job of many
+        processes, of which this one was started alone.
+    """
+    given = {
+        "--coordinator": bool(coordinator),
+        "--num_processes": num_processes > 0,
+        "--process_id": process_id >= 0,
+    }
+    detected = detect(os.environ)
+    if not any(given.values()) and not detected:
+        return ""
+    if detected == "OpenMPI":
+        num_processes = num_processes or int(os.environ["OMPI_COMM_WORLD_SIZE"])
+        process_id = process_id if process_id >= 0 else int(os.environ["OMPI_COMM_WORLD_RANK"])
+        if not coordinator and "OMPI_MCA_orte_hnp_uri" not in os.environ:
+            raise ValueError(
+                "This version of OpenMPI does not say where process 0 is; add "
+                "--coordinator=HOST:PORT with the host of rank 0 and a free port."
+            )
+    elif not detected and not all(given.values()):
+        missing = [name for name, there in given.items() if not there]
+        raise ValueError(
+            f"{', '.join(missing)} is missing, and no cluster is detected that would tell; give "
+            "--coordinator=HOST:PORT --num_processes=N --process_id=I to every process."
+        )
+    if num_processes > 0 and process_id >= num_processes:
+        raise ValueError(
+            f"--process_id is {process_id}; expected 0 to {num_processes - 1}, one below "
+            "--num_processes."
+        )
+    if coordinator and not coordinator.rpartition(":")[2].isdigit():
+        raise ValueError(f"--coordinator is {coordinator!r}; expected HOST:PORT.")
+    if num_processes == 1:
+        return ""
+    if port:
+        os.environ["JAX_COORDINATOR_PORT"] = str(port)
+    here = threading.Event()
+    waiting = threading.Thread(target=_complain, args=(here, wait_seconds), daemon=True)
+    waiting.start()
+    try:
+        jax.distributed.initialize(
+            coordinator_address=coordinator or None,
+            num_processes=num_processes or None,
+            process_id=process_id if process_id >= 0 else None,
+            # jax's own limit aborts without a word of what to do: ours shall come first.
+            initialization_timeout=round(wait_seconds) + SHUTDOWN_SECONDS,
+            heartbeat_timeout_seconds=heartbeat_seconds,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    finally:
+        here.set()
+        waiting.join()
+    how = detected or "flags"
+    return f"process {jax.process_index()} of {jax.process_count()} ({how})"
+
+
+def detect(env: Mapping[str, str]) -> str:
+    """The cluster of several processes that an environment shows: a name, or "" for none.
+
+    Raises:
+      ValueError: the environment is that of a job of many nodes, but of no step of it.
+    """
+    if "SLURM_JOB_ID" in env:
+        tasks = int(env.get("SLURM_NTASKS", env.get("SLURM_NNODES", "1")))
+        if tasks > 1 and "SLURM_STEP_NODELIST" not in env:
+            raise ValueError(
+                f"This is one process inside a SLURM job of {tasks} tasks; start it by srun, as "
+                "launch/slurm.sbatch does: srun python -m byol_jax.train ..."
+            )
+        return "SLURM" if tasks > 1 and "SLURM_STEP_NODELIST" in env else ""
+    if int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
+        return "OpenMPI"
+    if env.get("JAX_PLATFORMS", "tpu") not in ("", "tpu") or not importlib.util.find_spec("libtpu"):
+        return ""
+    if "," in env.get("TPU_WORKER_HOSTNAMES", env.get("TPU_PROCESS_ADDRESSES", "")):
+        return "GKE"
+    chips = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
+    return "TPU VM" if chips and "TPU_SKIP_MDS_QUERY" not in env else ""
+
+
+def _complain(here: threading.Event, limit: float) -> None:
+    """Say that others are awaited; at the limit, say what to do, and end the program."""
+    start = time.monotonic()
+    while not here.wait(min(NEWS_SECONDS, max(limit - (time.monotonic() - start), 0.01))):
+        seconds = time.monotonic() - start
+        if seconds < limit:
+            _print(f"waiting for the other processes of the run: {seconds:.0f} s ...")
+            continue
+        _print(
+            f"error: the other processes of the run did not come within {limit:.0f} s. Start the "
+            "same command on every host (for a TPU pod: gcloud compute tpus tpu-vm ssh NAME "
+            "--worker=all), see that they reach the coordinator's port (--coordinator_port), or "
+            "wait longer with --wait_for_processes."
+        )
+        os._exit(RESTART)
+
+
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main_process() -> bool:
+    """Whether this process speaks and writes for all."""
+    return jax.process_index() == 0
+
+
+def gather(values: np.ndarray, longest: int) -> np.ndarray:
+    """The values of all processes; waits for them.
+
+    Args:
+      values: int [n] of this process, none of them negative.
+      longest: the largest n of any process.
+    """
+    if jax.process_count() == 1:
+        return values
+    padded = np.full(longest, -1, np.int32)
+    padded[: len(values)] = values
+    found = np.asarray(multihost_utils.process_allgather(padded)).reshape(-1)
+    return found[found >= 0]
+
+
+def from_main(value: int) -> int:
+    """The value that process 0 gives; waits for all."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(value, np.int32)))
+
+
+def leave(code: int) -> NoReturn:
+    """End the program with an exit code.
+
+    A process of several that failed must not wait for the others, as Python's normal end would:
+    they wait for it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code and jax.distributed.is_initialized():
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,148 @@
+"""What a run is doing, how far it is and how healthy, from the files of its folder alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from byol_jax.events import Event, goodput, read_events
+from byol_jax.manifest import MANIFEST_FILE
+
+SILENT = 3.0
+"""Times the usual distance of two events, after which a run is called silent; a minute at least."""
+
+
+def status(workdir: Path) -> str:
+    """A page about a run: state, progress, metrics, checkpoints, goodput, and what is wrong.
+
+    Args:
+      workdir: folder of the run; nothing in it is changed.
+
+    Raises:
+      ValueError: the folder is no run.
+    """
+    events = read_events(workdir)
+    starts = [e for e in events if e["event"] == "start"]
+    if not starts:
+        raise ValueError(
+            f"{workdir} has no events.jsonl with a start in it; give the folder of a run that has "
+            "begun to train."
+        )
+    start, row = starts[-1], _last_row(workdir)
+    step = max((e.get("step") or 0 for e in events[events.index(start) :]), default=0)
+    lines = [
+        f"run        {workdir}",
+        f"state      {_state(events, start)}",
+        f"progress   {_progress(start, step, row)}",
+        f"machine    {start.get('devices')} x {start.get('kind')}, {start.get('processes')} "
+        f"process(es); process 0 is {start.get('pid')} on {start.get('host')}",
+        f"saved      {_checkpoints(workdir)}",
+        f"metrics    {_metrics(row)}",
+        f"time       {_time(events, len(starts))}",
+    ]
+    worries = _worries(workdir, events, row)
+    return "\n".join([*lines, *(f"WARNING    {w}" for w in worries)])
+
+
+def _last_row(workdir: Path) -> dict[str, Any]:
+    path = workdir / "metrics.jsonl"
+    for line in reversed(path.read_text(errors="replace").splitlines() if path.exists() else []):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict):
+            return row
+    return {}
+
+
+def _state(events: list[Event], start: Event) -> str:
+    last = events[-1]
+    kind, ago = last["event"], time.time() - last["time"]
+    said = f"last heard of {_duration(ago)} ago"
+    if kind == "end":
+        return f"complete since {_duration(ago)}"
+    if kind == "stop":
+        return f"stopped by a signal {_duration(ago)} ago; the same command resumes"
+    if kind == "error":
+        return f"ended by an error {_duration(ago)} ago: {last.get('what')}"
+    here = start.get("host") == socket.gethostname()
+    if here and not _lives(start.get("pid")):
+        return f"DEAD: its process is gone, {said}; the same command resumes"
+    times = [e["time"] for e in events[events.index(start) :]]
+    usual = max((b - a for a, b in itertools.pairwise(times)), default=60.0)
+    if ago > max(SILENT * usual, 60.0):
+        return f"SILENT: {said}, where {_duration(usual)} was the most so far"
+    return f"running, {said}" if len(times) > 1 else f"starting, {said}"
+
+
+def _lives(pid: Any) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, TypeError, ValueError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def _progress(start: Event, step: int, row: dict[str, Any]) -> str:
+    total = int(start.get("total_steps", 0))
+    text = f"step {step:,} of {total:,} ({100 * step / max(total, 1):.1f}%)"
+    per_step = row.get("time/step_ms")
+    if per_step and step < total:
+        text += f", {_duration((total - step) * per_step / 1000)} left at the present speed"
+    return text
+
+
+def _checkpoints(workdir: Path) -> str:
+    folders = [p for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+    whole = sorted((int(p.name) for p in folders if (p / MANIFEST_FILE).exists()), reverse=True)
+    if not whole:
+        return "no checkpoint yet"
+    age = time.time() - (workdir / "checkpoints" / str(whole[0]) / MANIFEST_FILE).stat().st_mtime
+    rest = f"; also {', '.join(map(str, whole[1:]))}" if whole[1:] else ""
+    return f"step {whole[0]:,}, {_duration(age)} ago{rest}"
+
+
+def _metrics(row: dict[str, Any]) -> str:
+    names = ("train/loss", "features/z_std", "probe/train_top1", "knn/test_top1")
+    shown = [f"{k} {row[k]:.4g}" for k in names if isinstance(row.get(k), int | float)]
+    if "time/images_per_s" in row:
+        shown.append(f"{row['time/images_per_s']:,.0f} images/s")
+    return f"step {row['step']:,}: {', '.join(shown)}" if shown else "no row yet"
+
+
+def _time(events: list[Event], starts: int) -> str:
+    found = goodput(events)
+    total = max(found["total"], 1e-9)
+    parts = ("step", "wait", "save", "evaluate", "compile", "start", "lost")
+    shares = ", ".join(f"{k} {100 * found[k] / total:.1f}%" for k in parts if found[k] > 0)
+    return f"{_duration(found['total'])} in {starts} start(s): {shares}"
+
+
+def _worries(workdir: Path, events: list[Event], row: dict[str, Any]) -> list[str]:
+    worries = [str(e.get("what")) for e in events if e["event"] in ("damaged", "diverged")]
+    if row.get("data/damaged"):
+        worries.append(f"{row['data/damaged']:.0f} images could not be read")
+    if row.get("time/wait_share", 0) > 0.1:
+        worries.append(
+            f"{100 * row['time/wait_share']:.0f}% of the time is spent waiting for input"
+        )
+    if row.get("features/z_std", 1.0) < 0.1:
+        worries.append(f"features/z_std is {row['features/z_std']:.3f}: the features collapse")
+    worries += [f"{p.name}: a process hung" for p in sorted(workdir.glob("stacks-*.txt"))]
+    aside = sorted(p.name for p in (workdir / "checkpoints").glob("damaged-*"))
+    return worries + [f"checkpoints/{name} was set aside" for name in aside]
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours:02d}:{minutes:02d}" if days else f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -139,7 +139,10 @@ def _complain(here: threading.Event, limit: float) -> None:
     while not here.wait(min(NEWS_SECONDS, max(limit - (time.monotonic() - start), 0.01))):
         seconds = time.monotonic() - start
         if seconds < limit:
-            _print(f"waiting for the other processes of the run: {seconds:.0f} s ...")
+            _print(
+                f"waiting for the other processes of the run: {seconds:.0f} s ... "
+                "(the same command must be started on every host)"
+            )
             continue
         _print(
             f"error: the other processes of the run did not come within {limit:.0f} s. Start the "

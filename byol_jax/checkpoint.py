@@ -113,7 +113,8 @@ class Checkpoints:
         Raises:
           ValueError: with both sizes.
         """
-        size = sum(x.nbytes for x in jax.tree.leaves(state) if hasattr(x, "nbytes"))
+        arrays = sum(x.nbytes for x in jax.tree.leaves(state) if hasattr(x, "nbytes"))
+        size = 1.1 * arrays + 2**21  # with the metadata, and what else the run writes
         free = shutil.disk_usage(self._root).free
         if main_process() and free < size:
             raise ValueError(

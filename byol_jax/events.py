@@ -2,8 +2,8 @@
 
 One JSON object a line, appended: `time` (seconds since 1970), `event`, and what belongs to it.
 Those that matter to the goodput: `start` (with the `step` gone on from, and the time it `began`),
-`progress` (`step`, and `spent`: seconds of this start so far, by kind), `rollback` (`step` gone back
-to). A start ends with its last event, whatever ended it.
+`progress` (`step`, and `spent`: seconds of this start so far, by kind), `rollback` (`step` gone
+back to). A start ends with its last event, whatever ended it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Goodput:
             for name, value in self._spent.items():
                 self._done[name] += value
             self._spent = {}
-            began = float(event.get("began", event["time"]))
+            began = float(event.get("began") or event["time"])
             if self._marks:
                 self._back_to(step)
                 self._done["lost"] += max(began - self._last, 0.0)

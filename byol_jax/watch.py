@@ -113,6 +113,7 @@ class Watchdog:
             faulthandler.dump_traceback_later(self.limit + 2 * every, exit=True)
             silent = time.monotonic() - self._last
             if silent > self.limit:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
                 with self._path.open("w") as file:
                     faulthandler.dump_traceback(file, all_threads=True)
                 faulthandler.dump_traceback(sys.stderr, all_threads=True)

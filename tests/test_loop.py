@@ -1,5 +1,6 @@
 """The loop: when it logs, saves, evaluates and stops. The step is a counter, no network."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import pytest
 
 from byol_jax import log
 from byol_jax.core import TrainState
-from byol_jax.loop import Damage, Hooks, Options, TrainingError, fit
+from byol_jax.loop import Damage, Diverged, Hooks, Options, TrainingError, fit
 from byol_jax.mesh import make_mesh
 from byol_jax.watch import Stop, Upkeep
 
@@ -190,6 +191,71 @@ def test_a_signal_saves_and_leaves(number):
     assert stop.signal == number
     assert record.saved == [int(out.step)] == [5]
     assert signal.getsignal(number) is before
+
+
+def test_a_stop_in_an_evaluation_saves_and_owes_the_row():
+    """Fails if an evaluation holds a stop up, its step is lost, or its row is never written."""
+    stop = Stop()
+
+    class Long(Record):
+        def hooks(self):
+            def evaluate(s, poll):
+                stop.signal = signal.SIGTERM
+                for _ in range(3):
+                    poll()
+                raise AssertionError("the evaluation went on")
+
+            return dataclasses.replace(super().hooks(), evaluate=evaluate)
+
+    options = Options(10, ROWS, log_every=5, evaluate_every=5)
+    out, record = run(make_step(loss=float), options, record=Long(), upkeep=Upkeep(stop))
+    assert record.saved == [int(out.step)] == [5]
+    assert record.rows == {}
+    row = record.saved_rows[5]
+    assert row["train/loss"] == 5.0
+    # The next start evaluates, and writes the row as if nothing had happened.
+    _, again = run(make_step(loss=float), options, batches(start=5), start=state(5), owed=row)
+    assert again.evaluated == [5, 10]
+    assert again.rows[5] == row | {"knn/test_top1": 50.0, "time/steps_per_dispatch": 1}
+
+
+def test_a_row_is_saved_before_it_is_evaluated():
+    """Fails if a kill in an evaluation loses the step before it, which was to be saved."""
+    order = []
+
+    class Ordered(Record):
+        def hooks(self):
+            hooks = super().hooks()
+
+            def note(name, call):
+                return lambda *a: (
+                    order.append((name, int(a[0].step) if name == "evaluate" else a[0])),
+                    call(*a),
+                )[1]
+
+            return dataclasses.replace(
+                hooks,
+                evaluate=note("evaluate", hooks.evaluate),
+                save=note("save", hooks.save),
+                write=note("write", hooks.write),
+            )
+
+    run(make_step(), Options(4, ROWS, log_every=4, checkpoint_every=2), record=Ordered())
+    assert order == [("save", 2), ("save", 4), ("evaluate", 4), ("write", 4)]
+
+
+def test_an_owed_row_of_a_finished_run_is_written():
+    """Fails if a run that was killed in its last evaluation is taken for complete."""
+    _, record = run(make_step(), Options(5, ROWS), start=state(5), owed={"train/loss": 1.0})
+    assert record.evaluated == [5]
+    assert record.rows[5]["train/loss"] == 1.0
+
+
+def test_where_a_run_diverges_is_told():
+    """Fails if a rollback would not know which step to skip."""
+    with pytest.raises(Diverged) as e:
+        run(make_step(loss=lambda n: np.inf if n == 4 else 1.0), Options(10, ROWS))
+    assert e.value.step == 4
 
 
 def test_damaged_images_are_counted_once_and_named(capsys):

@@ -2,17 +2,14 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from byol_jax import processes
 from byol_jax.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -31,8 +28,10 @@ def environment(devices, **more):
 
 def start(workdir, *flags, devices=2, **env):
     return subprocess.Popen(
-        [sys.executable, "-m", "byol_jax.train", "--config", "configs/digits.py"]
-        + ["--workdir", str(workdir), *flags],
+        [
+            *(sys.executable, "-m", "byol_jax.train", "--config", "configs/digits.py"),
+            *("--workdir", str(workdir), *flags),
+        ],
         cwd=ROOT,
         env=environment(devices, **env),
         stdout=subprocess.PIPE,

@@ -1,0 +1,159 @@
+"""Signals while there is nothing to lose, the limit to silence, and traces of a window of steps."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+from byol_jax.processes import RESTART
+from byol_jax.watch import Profile, Stop, Watchdog
+
+ROOT = Path(__file__).parents[1]
+
+
+def program(code, **kwargs):
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )
+
+
+# One call of C that no Python can interrupt, as a compilation is: a wait that begins again when a
+# signal ends it.
+DEAF = """
+import ctypes, sys
+from byol_jax.watch import Stop
+with Stop().listen() as stop:
+    stop.nothing_to_lose = {free}
+    print("ready", flush=True)
+    libc = ctypes.PyDLL(None) if {locked} else ctypes.CDLL(None)
+    for _ in range(3):
+        libc.sleep(1) if {locked} else libc.usleep(999999)
+    print("heard", stop.signal, flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_start_at_once(number):
+    """Fails if the handler waits for the main thread, which is in a long call of a library."""
+    process = program(DEAF.format(free=True, locked=False))
+    assert process.stdout.readline() == "ready\n"
+    begin = time.monotonic()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert time.monotonic() - begin < 2.5, "the calls were waited for"
+    assert "nothing is lost" in err
+
+
+def test_a_signal_in_training_only_asks():
+    """Fails if a step that could be saved is thrown away."""
+    process = program(DEAF.format(free=False, locked=False))
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out == f"heard {int(signal.SIGTERM)}\n"
+    assert "saving after this step" in err
+
+
+def test_sigterm_twice_is_sigterm():
+    """Fails if an impatient scheduler turns a clean stop into an interrupt."""
+    with Stop().listen() as stop:
+        stop.nothing_to_lose = False
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+HANG = """
+import sys, time, threading, pathlib
+from byol_jax.watch import Watchdog
+dog = Watchdog({limit}, pathlib.Path(sys.argv[1]), 3)
+def stuck_here():
+    {stuck}
+with dog.watch():
+    for _ in range({beats}):
+        time.sleep({limit} / 3)
+        dog.alive("waiting for input")
+    print("alive", flush=True)
+    stuck_here()
+"""
+
+
+def run_hang(folder, **values):
+    code = HANG.format(**values)
+    return subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_hung_process_ends_itself_and_shows_where(tmp_path):
+    """Fails if the limit is never looked at, or comes although there are signs of life."""
+    done = run_hang(tmp_path / "run", limit=1.0, beats=6, stuck="time.sleep(100)")
+    assert done.stdout == "alive\n"
+    assert done.returncode == RESTART
+    assert "no sign of life" in done.stderr
+    assert "waiting for input" in done.stderr
+    assert "stuck_here" in (tmp_path / "run" / "stacks-3.txt").read_text()
+
+
+def test_a_library_that_holds_the_lock_is_ended_too(tmp_path):
+    """Fails if only a Python thread watches: it cannot run then."""
+    stuck = "import ctypes; ctypes.PyDLL(None).sleep(100)"
+    done = run_hang(tmp_path, limit=1.0, beats=3, stuck=stuck)
+    assert done.returncode not in (0, 2)
+    assert "stuck_here" in done.stderr
+
+
+def test_no_limit_never_ends(tmp_path):
+    """Fails if 0 is taken for no time at all."""
+    with Watchdog(0.0, tmp_path).watch():
+        time.sleep(0.05)
+
+
+def trace(folder, window, steps, ask_at=None):
+    """The folders of traces after so many steps."""
+    profile = Profile(folder, window, look_every=0.0)
+    x = jnp.zeros(3)
+    for step in range(1, steps + 1):
+        if step == ask_at:
+            (folder / "PROFILE").write_text("2\n")
+        profile.before(step, x)
+        x = x + 1
+    profile.stop(x)
+    root = folder / "profile"
+    return {p.name: len(list(p.rglob("*.xplane.pb"))) for p in root.glob("*")}
+
+
+def test_a_window_of_steps_is_traced(tmp_path):
+    """Fails if the window is never closed, begins late, or is traced twice."""
+    assert trace(tmp_path, "3:4", 8) == {"step_3": 1}
+
+
+def test_a_file_asks_for_a_trace(tmp_path):
+    """Fails if the file is not looked for, or is left and asks again."""
+    assert trace(tmp_path, "", 9, ask_at=5) == {"step_5": 1}
+    assert not (tmp_path / "PROFILE").exists()
+
+
+@pytest.mark.parametrize("text", ["5", "9:3", "a:b", "0:2", ":"])
+def test_a_window_that_is_none_is_refused(tmp_path, text):
+    """Fails if a typing error traces nothing in silence."""
+    with pytest.raises(ValueError, match=r"--profile is .*FIRST:LAST"):
+        Profile(tmp_path, text)

@@ -127,10 +127,12 @@ def detect(env: Mapping[str, str]) -> str:
         return "OpenMPI"
     if env.get("JAX_PLATFORMS", "tpu") not in ("", "tpu") or not importlib.util.find_spec("libtpu"):
         return ""
-    if "," in env.get("TPU_WORKER_HOSTNAMES", env.get("TPU_PROCESS_ADDRESSES", "")):
+    # By the chips, not by the variables: libtpu fills those in where there is no TPU at all.
+    if not glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*"):
+        return ""
+    if "TPU_WORKER_HOSTNAMES" in env or "TPU_PROCESS_ADDRESSES" in env:
         return "GKE"
-    chips = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
-    return "TPU VM" if chips and "TPU_SKIP_MDS_QUERY" not in env else ""
+    return "" if "TPU_SKIP_MDS_QUERY" in env else "TPU VM"
 
 
 def _complain(here: threading.Event, limit: float) -> None:

@@ -110,13 +110,14 @@ class Watchdog:
         while not done.wait(every):
             # Where a library holds the interpreter's lock, this thread is stuck too: then the
             # timer of faulthandler, which needs no lock, ends the process with code 1.
-            faulthandler.dump_traceback_later(self.limit + 2 * every, exit=True)
+            late = self.limit + 2 * every
+            faulthandler.dump_traceback_later(late, exit=True, file=sys.__stderr__)
             silent = time.monotonic() - self._last
             if silent > self.limit:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with self._path.open("w") as file:
                     faulthandler.dump_traceback(file, all_threads=True)
-                faulthandler.dump_traceback(sys.stderr, all_threads=True)
+                faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
                 log.say(
                     f"error: no sign of life for {silent:.0f} s (hang_seconds is {self.limit:.0f}) "
                     f"while {self._what}; the stacks of all threads are above and in {self._path}. "

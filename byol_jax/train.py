@@ -153,14 +153,12 @@ class Run:
         rolled = max(rolled, meta.get("rollbacks", 0))
         if skip_to:
             state = self._moved(state, skip_to)
-        if not rolled:
-            describe(e, state, self.workdir if self.main else None)
-        if skip_to:
             self.events.add("rollback", step=int(state.step), position=int(state.position))
         else:
+            describe(e, state, self.workdir if self.main else None)
             self._say_start(state, rolled)
         feed: Iterator[Mapping[str, np.ndarray]] = batches(e, int(state.position))
-        if last is None and not rolled and self.main:
+        if last is None and not skip_to and self.main:
             see = shown(e, self.constants, self.step_key, EXAMPLES)
             feed = draw_views(feed, see, e.source, e.eval_spec, self.workdir / "views.png")
         damage = build_damage(e, meta.get("damaged", []))

@@ -6,7 +6,6 @@ import contextlib
 import faulthandler
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from byol_jax.processes import RESTART
 
 PROFILE_FILE = "PROFILE"
 PROFILE_STEPS = 10
+STDERR = 2  # the file descriptor: faulthandler writes without Python
 
 
 class Stop:
@@ -111,13 +111,13 @@ class Watchdog:
             # Where a library holds the interpreter's lock, this thread is stuck too: then the
             # timer of faulthandler, which needs no lock, ends the process with code 1.
             late = self.limit + 2 * every
-            faulthandler.dump_traceback_later(late, exit=True, file=sys.__stderr__)
+            faulthandler.dump_traceback_later(late, exit=True, file=STDERR)
             silent = time.monotonic() - self._last
             if silent > self.limit:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with self._path.open("w") as file:
                     faulthandler.dump_traceback(file, all_threads=True)
-                faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+                faulthandler.dump_traceback(STDERR, all_threads=True)
                 log.say(
                     f"error: no sign of life for {silent:.0f} s (hang_seconds is {self.limit:.0f}) "
                     f"while {self._what}; the stacks of all threads are above and in {self._path}. "

@@ -1,5 +1,10 @@
 """Checkpoints: bitwise, on other devices, the newest kept, and errors that name the array."""
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -250,3 +255,59 @@ def test_where_all_are_damaged_none_is_taken(two):
         assert step is None
         assert [w.split()[1] for w in wrong] == ["11", "9", "7"]
         checkpoints.close()
+
+
+# A disk without room.
+
+
+def test_a_save_that_would_not_fit_is_refused_ahead(saved, tmp_path, monkeypatch):
+    """Fails if the disk is filled up before it is looked at."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
+    with pytest.raises(ValueError, match=r"takes 0\.00195 GiB.*has 0\.000977 GiB free.*Free some"):
+        saved.save(9, make_state(9), {})
+    monkeypatch.undo()
+    assert saved.latest() == 7
+    saved.save(9, make_state(9), {})
+    saved.wait()
+    assert saved.latest() == 9
+
+
+FULL = """
+import pathlib, resource, signal, sys
+import numpy as np
+from byol_jax.checkpoint import Checkpoints
+from byol_jax.core import TrainState
+
+def state(step):
+    numbers = np.random.RandomState(step).randn(200_000)
+    return TrainState(np.int32(step), np.int32(0), {"w": numbers}, {}, {})
+
+saved = Checkpoints(pathlib.Path(sys.argv[1]))
+saved.save(1, state(1), {})
+saved.wait()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    saved.save(2, state(2), {})
+    saved.wait()
+except OSError as e:
+    print("refused:", e)
+print("newest", saved.newest_good())
+"""
+
+
+def test_a_save_that_fails_leaves_nothing_and_says_so(tmp_path):
+    """Fails if a torn folder stays, counts as a checkpoint, or the failure is kept quiet."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "refused: A checkpoint could not be saved in" in done.stdout, done.stderr
+    assert "Step 1 is the newest there is" in done.stdout
+    assert done.stdout.endswith("newest (1, [])\n")
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]

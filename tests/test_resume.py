@@ -29,13 +29,13 @@ def command(workdir, *more):
     ]
 
 
-def start(workdir, *more):
+def start(workdir, *more, stderr=subprocess.PIPE):
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     return subprocess.Popen(
         command(workdir, *more),
         cwd=ROOT,
         env=env,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
 
@@ -140,6 +140,20 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, undisturbed):
     assert f"saved step {step}" in err
     assert f"resumed from step {step}" in finish(tmp_path)
     assert_equal(tmp_path, undisturbed)
+
+
+def test_sigterm_in_an_evaluation_is_heeded_and_its_row_made_again(tmp_path, undisturbed):
+    """Fails if an evaluation must end first, or the row that it belongs to is lost."""
+    with (tmp_path / "said").open("w") as said:
+        process = start(tmp_path / "run", stderr=said)
+    while "evaluating (kNN) ..." not in (tmp_path / "said").read_text():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 128 + signal.SIGTERM
+    assert [r["step"] for r in rows(tmp_path / "run")] == list(range(1, 20))
+    assert "resumed from step 20" in finish(tmp_path / "run")
+    assert_equal(tmp_path / "run", undisturbed)
 
 
 def test_another_config_is_refused_and_some_keys_may_change(undisturbed):

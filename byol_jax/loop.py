@@ -203,25 +203,30 @@ def fit(
             if saving or evaluating:
                 values = row.check(pending)
                 pending = None
-                saving |= row.stopping
-                if saving and hooks.save is not None:
-                    with upkeep.doing("save"):
-                        hooks.save(step, state, values)
-                if row.stopping:
+                stopping = row.stopping  # once: a signal may come at any moment
+                if saving or stopping:
+                    _save(hooks, step, state, values, upkeep)
+                if stopping:
                     break
                 try:
                     found = _evaluation(hooks, options, state, step, asked, upkeep)
                 except Interrupted:
-                    if not saving and hooks.save is not None:
-                        hooks.save(step, state, values)
+                    if not saving:
+                        _save(hooks, step, state, values, upkeep)
                     break
                 row.write(step, values | found)
         if pending is not None:
             row.settle(pending)
     finally:
         progress.close()
-        upkeep.profile.stop(state.step)
+        upkeep.profile.stop()
     return state
+
+
+def _save(hooks: Hooks, step: int, state: TrainState, row: Metrics, upkeep: Upkeep) -> None:
+    if hooks.save is not None:
+        with upkeep.doing("save", "saving"):
+            hooks.save(step, state, row)
 
 
 def _evaluation(

@@ -168,8 +168,8 @@ class Profile:
             jax.profiler.start_trace(str(folder))
             self._running_until = last_step
 
-    def stop(self, last: Any) -> None:
-        """End a trace that runs."""
+    def stop(self, last: Any = None) -> None:
+        """End a trace that runs, when `last` has been computed."""
         if self._running_until:
             jax.block_until_ready(last)
             jax.profiler.stop_trace()

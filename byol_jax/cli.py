@@ -76,9 +76,12 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
             _fail(e)
         except KeyboardInterrupt:
             _fail("interrupted", 130)
-        except Exception:
+        except Exception as e:
             if not jax.distributed.is_initialized():
                 raise
+            # What the devices of several processes do together fails where one of them is gone.
+            if isinstance(e, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(e):
+                _fail(f"another process was lost: {str(e)[:200]}", processes.RESTART)
             traceback.print_exc()
             processes.leave(1)
 

@@ -282,12 +282,8 @@ def train(config: ConfigDict, workdir: Path, profile: str = "") -> int:
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             run.events.add("error", what=reason)
-            alone = jax.process_count() == 1
-            if not alone and isinstance(error, jax.errors.JaxRuntimeError):
-                log.say(f"error: another process was lost ({reason})", everywhere=True)
-                processes.leave(processes.RESTART)
-            # These all processes see alike; for others they might be waited for in vain.
-            if alone or isinstance(error, TrainingError):
+            # A TrainingError is seen alike by all processes; else they may be waited for in vain.
+            if jax.process_count() == 1 or isinstance(error, TrainingError):
                 run.close()
             raise
         last = run.saved.latest()

@@ -33,6 +33,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck launch/*.sh launch/*.sbatch
 
 test: lint
 	$(BIN)/python -m pytest

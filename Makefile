@@ -35,8 +35,9 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/shellcheck launch/*.sh launch/*.sbatch
 
+# The tests' libtpu would look for a TPU at every start of jax, and say that there is none.
 test: lint
-	$(BIN)/python -m pytest
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -252,8 +252,13 @@ def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
 
     compiled = _compiled(steps, mesh, lies, (rows, whole, whole, whole))
 
-    def call(state: TrainState, batches: Batch, root_key: Array) -> tuple[TrainState, dict]:
+    def arguments(state: TrainState, batches: Batch, root_key: Array) -> tuple[Any, ...]:
         rest = {k: v for k, v in batches.items() if k != "count"}
-        return compiled(state, rest, batches["count"], constants, root_key)
+        return state, rest, batches["count"], constants, root_key
 
+    def call(state: TrainState, batches: Batch, root_key: Array) -> tuple[TrainState, dict]:
+        return compiled(*arguments(state, batches, root_key))
+
+    # As of what jit gives: traced without a call, here and there of shapes alone.
+    vars(call)["lower"] = lambda *args: compiled.lower(*arguments(*args))
     return call

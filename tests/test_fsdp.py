@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from conftest import compiled, make_batch, mini_encoder, named, start_state
 
-from benchmarks import tpu_step
 from byol_jax import mesh as meshes
 from byol_jax import optim
 from byol_jax.build.evaluation import build_evaluation
@@ -16,6 +15,8 @@ from byol_jax.config import default_config
 from byol_jax.methods.byol import byol
 from byol_jax.methods.probe import with_probe
 from byol_jax.models import heads
+from byol_jax.preflight import hlo
+from byol_jax.preflight.lower import lower, no_data
 from byol_jax.train_step import gathered, init_state, jit_step, jit_steps, make_train_step
 
 KEY = jax.random.key(1)
@@ -174,7 +175,7 @@ def test_parameters_and_target_are_gathered_once(monkeypatch):
     without `gathered` the compiler would move activations and gradients instead.
     """
     monkeypatch.setattr(meshes, "DIVIDED_FROM", 64)  # no statistics
-    lowered = tpu_step.lower(digits(), jax.devices(), 1, 10, 1000)
+    lowered = lower(digits(), no_data(digits(), 0, -1), jax.devices()).step
     e = build(digits())
     state = jax.eval_shape(
         lambda k: init_state(e.method, e.optimizer, k, batch_shapes(e), e.mesh), KEY
@@ -183,7 +184,7 @@ def test_parameters_and_target_are_gathered_once(monkeypatch):
     lies = jax.tree.leaves(meshes.divided(needed, e.mesh))
     pairs = zip(jax.tree.leaves(needed), lies, strict=True)
     expected = sum(4 * x.size for x, lie in pairs if not lie.is_fully_replicated)
-    found = tpu_step.collectives(lowered.compile().as_text())
+    found = hlo.summary(hlo.collectives(lowered.compile().as_text(), 8))
     assert 1e6 * found["all-gather"]["mb"] == pytest.approx(expected)
     assert found.keys() <= {"all-gather", "all-reduce"}
 

@@ -97,8 +97,16 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
                 if "Traceback" in text:
                     text = f"the config file: {text.splitlines()[-1]}"
                 raise ValueError(text) from e
-            except (AttributeError, KeyError, TypeError, ValueError, SyntaxError) as e:
-                # ml_collections raises bare errors of many kinds for a config it cannot use.
+            except (
+                AttributeError,
+                KeyError,
+                TypeError,
+                ValueError,
+                SyntaxError,
+                RecursionError,
+            ) as e:
+                # ml_collections raises bare errors of many kinds for a config it cannot use, and
+                # absl looks for flags like one that is very long.
                 raise ValueError(f"{_one_line(e)} (while reading --config)") from e
 
         return guarded(action)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from byol_jax.untrusted import read_json
 
 # Keys that may differ when a run is resumed: they change no number that is trained.
 MAY_CHANGE = (
@@ -184,7 +187,14 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def save_config(config: ConfigDict, path: Path) -> None:
-    """Write the resolved config as JSON, whole or not at all."""
+    """Write the resolved config as JSON, whole or not at all.
+
+    Raises:
+      ValueError: a number is not finite: the file could not be read back.
+    """
+    for key, value in flatten(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key} is {value}; expected a finite number.")
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
     temporary.replace(path)
@@ -199,23 +209,44 @@ def load_config(path: Path) -> ConfigDict:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected the folder of a run made by train.")
     try:
-        values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        values = read_json(path)
+    except (OSError, ValueError) as e:
         raise ValueError(f"{path} is no JSON ({e}); restore it or start a new run.") from e
     if not isinstance(values, dict):
         raise ValueError(
             f"{path} is no config but {type(values).__name__}; restore it or start a new run."
         )
     config = default_config()  # keys that are newer than the run keep their defaults
+    known = flatten(config)
     for key, value in flatten(values).items():
+        override = key.removeprefix("views.overrides.") if key not in known else ""
+        if key not in known and (
+            override == key or not override.isidentifier() or override[0] == "_"
+        ):
+            raise ValueError(
+                f"{path}: {key[:80]} cannot be {repr(value)[:80]}; unknown config key {key[:80]}: "
+                f"{nearest(key, known)}"
+            )
+        if not _fits(known.get(key), value):
+            kind = type(known[key]).__name__ if key in known else "number, text or list of them"
+            raise ValueError(f"{path}: {key} cannot be {repr(value)[:80]}; expected a {kind}.")
         try:
-            if value is None:
-                raise TypeError("no value may be null")
             _set(config, key, _tuples(value))
-        except TypeError as e:
-            raise ValueError(f"{path}: {key} cannot be {value!r} ({e}).") from e
+        except (TypeError, KeyError, ValueError, AttributeError) as e:
+            raise ValueError(f"{path}: {key} cannot be {repr(value)[:80]} ({e}).") from e
     check_keys(config)
     return config
+
+
+def _fits(default: Any, value: Any) -> bool:
+    """Whether a value from JSON is of its default's kind; None: of any that an override may be."""
+    if isinstance(value, list):
+        return (default is None or isinstance(default, list)) and all(_fits(None, x) for x in value)
+    if isinstance(value, str) and len(value) > 4096:  # no path is longer; errors show values
+        return False
+    if default is None:
+        return type(value) in (bool, int, float, str)
+    return type(value) in ((int, float) if isinstance(default, float) else (type(default),))
 
 
 def _set(config: ConfigDict, key: str, value: Any) -> None:

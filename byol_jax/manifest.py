@@ -7,6 +7,8 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from byol_jax.untrusted import is_inside, link_out, read_json
+
 MANIFEST_FILE = "manifest.json"
 
 
@@ -34,22 +36,25 @@ def what_is_wrong(folder: Path) -> str:
     """Compare every file with the manifest.
 
     Returns:
-      A phrase that names the first file that is missing or differs; "" where all is well.
+      A phrase that names the first file that is missing, differs or lies elsewhere; "" where all is
+      well.
     """
     try:
-        sums = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        sums = read_json(folder / MANIFEST_FILE)
     except FileNotFoundError:
         return f"{MANIFEST_FILE} is missing"
-    except (OSError, ValueError) as e:  # unreadable, not UTF-8, or not JSON
+    except (OSError, ValueError) as e:  # unreadable, not UTF-8, or not the JSON we write
         return f"{MANIFEST_FILE} is damaged ({e})"
     if not isinstance(sums, dict) or not sums:
         return f"{MANIFEST_FILE} is damaged: expected the sums of some files"
+    link = link_out(folder)
+    if link:
+        return f"{link} is a link that leads out of the folder"
     for name, expected in sums.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
-            return f"{name} is missing"
+        if not is_inside(folder, name):
+            return f"{name[:200]} is missing"
         try:
-            found = file_sha256(path)
+            found = file_sha256(folder / name)
         except OSError as e:
             return f"{name} cannot be read ({e.strerror or e})"
         if found != expected:

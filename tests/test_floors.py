@@ -11,6 +11,7 @@ ROOT = Path(byol_jax.__file__).parent
 
 # docs/architecture.md, from the ground up. A folder stands for all that lies in it.
 FLOORS = {
+    "untrusted": -1,
     "config": 0,
     "core": 0,
     "losses": 0,

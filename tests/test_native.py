@@ -212,8 +212,8 @@ def test_nothing_is_left_of_a_failed_write(export, tmp_path, monkeypatch):
     _, params, stats = export
     read = native._read_arrays
 
-    def faulty(folder):
-        tree = read(folder)
+    def faulty(folder, encoder):
+        tree = read(folder, encoder)
         tree["params"]["stage1_0_conv"]["kernel"][0, 0, 0, 0] *= np.float32(1 + 1e-6)
         return tree
 

@@ -229,9 +229,9 @@ def test_corrupt_shard_is_named(tmp_path):
     """Fails if a shard that cannot be read ends the data in silence, or with TensorFlow's error."""
     source = shards_of(tmp_path, [6, 6])
     data = bytearray((tmp_path / "shard1").read_bytes())
-    data[40] ^= 255
+    data[1] ^= 255  # of the first length: the records that follow cannot be found
     (tmp_path / "shard1").write_bytes(data)
-    with pytest.raises(ValueError, match=r"shards train cannot be read: .*corrupt.*Restore"):
+    with pytest.raises(ValueError, match=r"shards train cannot be read: .*/shard1 is cut or corru"):
         list(islice(train_batches(source, spec.crop_flip(4), batch_size=4, seed=0), 6))
     with pytest.raises(ValueError, match="cannot be read"):
         list(eval_batches(source, EvalSpec(4, 4), batch_size=4))

@@ -196,7 +196,7 @@ def check_values(config: ConfigDict) -> None:
     for key in positive:
         if config[key] < 1:
             raise ValueError(f"{key} is {config[key]}; expected at least 1.")
-    if config.batch_size % config.optimizer.accumulate:
+    if config.optimizer.accumulate < 1 or config.batch_size % config.optimizer.accumulate:
         raise ValueError(
             f"batch_size {config.batch_size} cannot be divided into optimizer.accumulate "
             f"{config.optimizer.accumulate} micro-batches."

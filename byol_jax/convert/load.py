@@ -16,6 +16,7 @@ from byol_jax.convert import native, timm
 from byol_jax.convert.native import EncoderInfo
 from byol_jax.core import Encoder, Tree
 from byol_jax.models import make_encoder
+from byol_jax.untrusted import link_out
 
 RANGE_SLACK = 1e-6  # how far outside 0..1 a float pixel may lie: rounding of a resize
 
@@ -31,12 +32,18 @@ def read_encoder(path: str | Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
       description.
 
     Raises:
-      ValueError: no such folder, not an export, another version, damaged, or arrays that are not
-        the encoder's (all are listed).
+      ValueError: no such folder, not an export, another version, damaged, a link out of the folder,
+        or arrays that are not the encoder's (all are listed).
     """
     folder = Path(path)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give the --out of byol_jax.export.")
+    link = link_out(folder)
+    if link:
+        raise ValueError(
+            f"{folder / link} is a link that leads out of the folder; copy what it leads to in its "
+            "place (cp -RL copies a folder so)."
+        )
     if (folder / native.INFO_FILE).is_file():
         return native.read_native(folder)
     if (folder / timm.CONFIG_FILE).is_file() and (folder / timm.WEIGHTS_FILE).is_file():

@@ -27,9 +27,12 @@ from flax import traverse_util
 from byol_jax.core import Encoder, Tree
 from byol_jax.manifest import what_is_wrong, write_manifest
 from byol_jax.models import make_encoder
+from byol_jax.untrusted import one_error
+from byol_jax.untrusted import read_json as read_strict_json
 
 FORMAT, VERSION = "byol_jax encoder", 1
 INFO_FILE, ARRAYS_DIR = "encoder.json", "arrays"
+MAX_CHANNELS = 1024  # of images; a forged file cannot ask for all memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +104,15 @@ def info_from_json(values: Any, where: str) -> EncoderInfo:
             f"{where}: the description of the encoder has unknown keys {unknown} and lacks "
             f"{missing}; it comes from another version of byol_jax."
         )
+    for name, field in fields.items():
+        kind = {"int": int, "str": str}.get(str(field.type))
+        if kind and type(values.get(name, kind())) is not kind:
+            raise ValueError(
+                f"{where}: {name} is {repr(values[name])[:80]}; expected {kind.__name__}."
+            )
     try:
         return EncoderInfo(**values)
-    except TypeError as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{where}: a value has the wrong type ({error}).") from error
 
 
@@ -128,7 +137,13 @@ def build_encoder(config: Mapping[str, Any], where: str = "encoder") -> Encoder:
         kind = type(known[key].default)
         allowed = (int, float) if kind is float else (kind,)
         if type(value) not in allowed:
-            raise ValueError(f"{where}: encoder.{key} is {value!r}; expected a {kind.__name__}.")
+            raise ValueError(
+                f"{where}: encoder.{key} is {repr(value)[:80]}; expected a {kind.__name__}."
+            )
+    if not 1 <= config.get("channels", 3) <= MAX_CHANNELS:
+        raise ValueError(
+            f"{where}: encoder.channels is {config['channels']}; expected 1 to {MAX_CHANNELS}."
+        )
     return make_encoder(**config)
 
 
@@ -142,12 +157,19 @@ def check_arrays(encoder: Encoder, params: Tree, stats: Tree, where: str) -> Non
       where: what is being checked, for error messages.
 
     Raises:
-      ValueError: lists every missing, extra, misshapen, non-float32 or non-finite array.
+      ValueError: lists up to 40 missing, extra, misshapen, non-float32 and non-finite arrays.
     """
-    image = jax.ShapeDtypeStruct((1, 1, 64, 64, encoder.channels), jnp.float32)
-    shapes = jax.eval_shape(encoder.init, jax.random.key(0), image)
-    want = _flatten({"params": shapes[0], "stats": shapes[1]})
     have = _flatten({"params": params, "stats": stats})
+    faults = _misfits(encoder, have)
+    for name, array in sorted(have.items()):
+        if array.dtype == np.float32 and not np.isfinite(np.asarray(array)).all():
+            faults.append(f"{name} has values that are not finite")
+    _refuse(encoder, faults, where)
+
+
+def _misfits(encoder: Encoder, have: Mapping[str, Any]) -> list[str]:
+    """What differs by name, shape or type between an encoder's arrays and those of a flat dict."""
+    want = _flatten(dict(zip(("params", "stats"), expected_shapes(encoder), strict=True)))
     faults = [f"missing {name}" for name in sorted(want.keys() - have.keys())]
     faults += [f"extra {name}" for name in sorted(have.keys() - want.keys())]
     for name in sorted(want.keys() & have.keys()):
@@ -156,11 +178,20 @@ def check_arrays(encoder: Encoder, params: Tree, stats: Tree, where: str) -> Non
             faults.append(f"{name} has shape {array.shape}, expected {want[name].shape}")
         elif array.dtype != np.float32:
             faults.append(f"{name} is {array.dtype}, expected float32")
-        elif not np.isfinite(np.asarray(array)).all():
-            faults.append(f"{name} has values that are not finite")
+    return faults
+
+
+def expected_shapes(encoder: Encoder) -> tuple[Tree, Tree]:
+    """Shapes and types of an encoder's parameters and statistics."""
+    image = jax.ShapeDtypeStruct((1, 1, 64, 64, encoder.channels), jnp.float32)
+    return jax.eval_shape(encoder.init, jax.random.key(0), image)
+
+
+def _refuse(encoder: Encoder, faults: list[str], where: str) -> None:
     if faults:
+        shown = faults[:40] + ([f"and {len(faults) - 40} more"] if len(faults) > 40 else [])
         raise ValueError(
-            f"{where} does not fit encoder {encoder.config['name']!r}: {'; '.join(faults)}."
+            f"{where} does not fit encoder {encoder.config['name']!r}: {'; '.join(shown)}."
         )
 
 
@@ -227,7 +258,7 @@ def save_encoder(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> Non
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder / ARRAYS_DIR, host)
             checkpointer.wait_until_finished()
-        if not same_bits(_flatten(host), _flatten(_read_arrays(folder))):
+        if not same_bits(_flatten(host), _flatten(_read_arrays(folder, encoder))):
             raise OSError(f"What was written to {folder} reads back differently: a faulty disk?")
         described = {"format": FORMAT, "version": VERSION, "info": dataclasses.asdict(info)}
         (folder / INFO_FILE).write_text(json.dumps(described, indent=2) + "\n")
@@ -243,19 +274,38 @@ def read_json(path: Path) -> dict[str, Any]:
       ValueError: the file is missing or holds something else.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_strict_json(path)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing; the export is incomplete, make it again.") from error
-    except ValueError as error:  # not UTF-8, or not JSON
+    except (OSError, ValueError) as error:  # unreadable, not UTF-8, or not the JSON we write
         raise ValueError(f"{path} is damaged ({error}); make the export again.") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} is damaged: expected a JSON object; make the export again.")
     return values
 
 
-def _read_arrays(folder: Path) -> dict[str, Any]:
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore((folder / ARRAYS_DIR).absolute())
+def _read_arrays(folder: Path, encoder: Encoder) -> dict[str, Any]:
+    """The arrays of an export, read only if they are declared as the encoder's.
+
+    Raises:
+      ValueError: they are not, or orbax cannot read them.
+    """
+    path = (folder / ARRAYS_DIR).absolute()
+    damaged = f"{path} cannot be read ({{}}); make the export again."
+    with one_error(damaged), ocp.StandardCheckpointer() as checkpointer:
+        declared = checkpointer.metadata(path).item_metadata.tree
+        have = _flatten(declared if isinstance(declared, dict) else {})
+        faults = _misfits(encoder, have)
+        faults += [f"{name} is in chunks of {c}" for name, c in _large_chunks(have)]
+    # Memory is taken for whatever shape and chunks a file declares.
+    _refuse(encoder, faults, str(path))
+    with one_error(damaged), ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path)
+
+
+def _large_chunks(arrays: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    chunks = {name: getattr(a.storage, "chunk_shape", None) for name, a in arrays.items()}
+    return [(n, c) for n, c in chunks.items() if c and math.prod(c) > math.prod(arrays[n].shape)]
 
 
 def _check_files(folder: Path) -> None:
@@ -279,7 +329,7 @@ def read_native(folder: Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
     _check_files(folder)
     info = info_from_json(described.get("info"), where)
     encoder = build_encoder(info.encoder, where)
-    arrays = _read_arrays(folder)
+    arrays = _read_arrays(folder, encoder)
     params, stats = arrays.get("params", {}), arrays.get("stats", {})
     check_arrays(encoder, params, stats, str(folder / ARRAYS_DIR))
     return encoder, params, stats, info

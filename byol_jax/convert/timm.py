@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
@@ -27,6 +25,7 @@ from byol_jax.convert.native import (
     EncoderInfo,
     build_encoder,
     check_arrays,
+    expected_shapes,
     info_from_json,
     read_json,
     same_bits,
@@ -34,6 +33,7 @@ from byol_jax.convert.native import (
 )
 from byol_jax.core import Encoder, Tree
 from byol_jax.manifest import file_sha256
+from byol_jax.untrusted import one_error, size_of
 
 VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -144,8 +144,7 @@ def from_state_dict(
         key, or one of a type that float32 cannot hold.
     """
     encoder = require_exact(config)
-    image = jax.ShapeDtypeStruct((1, 1, 64, 64, encoder.channels), jnp.float32)
-    trees = jax.eval_shape(encoder.init, jax.random.key(0), image)
+    trees = expected_shapes(encoder)
     left = dict(state)
     faults: list[str] = []
     out: list[Tree] = []
@@ -362,15 +361,26 @@ def read_timm(folder: Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
             f"{config} was not written by this version of byol_jax (no `byol_jax` of version "
             f"{VERSION}), so that its normalisation and padding are not known; export again."
         )
+    info = info_from_json(ours.get("info"), str(config))
+    encoder = require_exact(info.encoder)
+    _check_size(weights, encoder)
     if file_sha256(weights) != ours.get("sha256"):
         raise ValueError(
             f"{weights} is damaged: its SHA-256 is not the one in {CONFIG_FILE}; copy or make the "
             "export again."
         )
-    info = info_from_json(ours.get("info"), str(config))
-    try:
+    with one_error(f"{weights} is damaged ({{}}); make the export again."):
         state = safetensors.numpy.load_file(weights)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{weights} is damaged ({error}); make the export again.") from error
     params, stats = from_state_dict(state, info.encoder)
-    return build_encoder(info.encoder, str(config)), params, stats, info
+    return encoder, params, stats, info
+
+
+def _check_size(weights: Path, encoder: Encoder) -> None:
+    """Refuse a file of weights that is larger than any export of the encoder."""
+    numbers = sum(math.prod(x.shape) for x in jax.tree.leaves(expected_shapes(encoder)))
+    most, size = 8 * numbers + 2**20, size_of(weights)
+    if size > most:
+        raise ValueError(
+            f"{weights} has {size:,} bytes, where its encoder has {numbers:,} numbers (expected at "
+            f"most {most:,} bytes); make the export again."
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import zipfile
 from pathlib import Path
 
@@ -9,11 +11,17 @@ import numpy as np
 
 from byol_jax.data import split as splits
 from byol_jax.data.source import Source
+from byol_jax.untrusted import one_error
 
 # (images, labels) of each part, by the first that is there.
 _TRAIN = (("train_images", "train_labels"), ("x_train", "y_train"), ("images", "labels"))
 _TEST = (("test_images", "test_labels"), ("x_test", "y_test"))
+_WANTED = {name for pair in (*_TRAIN, *_TEST) for name in pair}
 _NAMES = "images and labels, x_train, y_train, x_test and y_test, or train_images and the like"
+
+
+MAX_CLASSES = 2**20
+"""Labels are below it: each class costs memory."""
 
 
 def open_npz(path: str, split: str, seed: int) -> Source:
@@ -26,7 +34,8 @@ def open_npz(path: str, split: str, seed: int) -> Source:
       seed: of the pick of that tenth.
 
     Raises:
-      ValueError: no such file, no such arrays, or of other types or shapes.
+      ValueError: no such file, no such arrays, of other types or shapes, or more of them than half
+        of the machine's memory.
     """
     arrays = _load(path)
     train, test = (_find(arrays, names) for names in (_TRAIN, _TEST))
@@ -65,15 +74,45 @@ def open_npz(path: str, split: str, seed: int) -> Source:
 def _load(path: str) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
         raise ValueError(f"{path!r} is no file; expected data.dir to name a .npz file.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise ValueError("it holds a single array")
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as e:
-        raise ValueError(
-            f"{path} cannot be read ({e}); expected a file written by numpy.savez, of plain arrays."
-        ) from e
+    expected = "expected a file written by numpy.savez, of plain arrays."
+    with (
+        one_error(f"{path} cannot be read ({{}}); {expected}"),
+        np.load(path, allow_pickle=False) as file,
+        zipfile.ZipFile(path) as entries,
+    ):
+        wanted = [name for name in file.files if name in _WANTED] or file.files[:10]
+        size = sum(_declared(entries, name) for name in wanted)
+        if size > _half_of_memory():
+            raise ValueError(
+                f"its arrays take {size / 2**30:,.1f} GiB, more than half of this machine's memory"
+            )
+        return {name: file[name] for name in wanted}
+
+
+def _declared(entries: zipfile.ZipFile, name: str) -> int:
+    """Bytes of one array, as its header says and as they are in the file.
+
+    numpy takes memory for whatever a header says, before it reads.
+    """
+    entry = entries.getinfo(f"{name}.npy" if f"{name}.npy" in entries.namelist() else name)
+    with entries.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"the array {name!r} is of the .npy version {version}")
+        read = np.lib.format.read_array_header_1_0
+        if version == (2, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        if dtype.hasobject:
+            raise ValueError(f"the array {name!r} holds Python objects")
+        size = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or size != entry.file_size - file.tell():
+            raise ValueError(f"the array {name!r} is not of the size {shape} that it promises")
+    return size
+
+
+def _half_of_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _find(
@@ -111,5 +150,9 @@ def _check(
     if labels.min() < -1:
         raise ValueError(
             f"{path}: {pair[1]} holds {labels.min()}; expected 0 and up, or -1 for unknown."
+        )
+    if labels.max() >= MAX_CLASSES:
+        raise ValueError(
+            f"{path}: {pair[1]} holds {labels.max()}; expected classes below {MAX_CLASSES:,}."
         )
     return images, labels.astype(np.int32)

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from byol_jax.data import split as splits
-from byol_jax.data.source import Source
+from byol_jax.data.source import MAX_BYTES, Source
+from byol_jax.untrusted import size_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _TEST = ("test", "val", "validation")
@@ -56,6 +57,7 @@ def open_folder(root: str, split: str, channels: int, seed: int) -> Source:
     if classes and all(os.sep in f for f in files):
         number = {name: i for i, name in enumerate(classes)}
         labels = np.array([number[f.split(os.sep)[0]] for f in files], np.int32)
+    may = _may_be_read(base, files)
     return Source(
         f"{root} {split}",
         len(files),
@@ -63,9 +65,30 @@ def open_folder(root: str, split: str, channels: int, seed: int) -> Source:
         classes=len(classes),
         class_names=tuple(classes),
         labels=labels,
+        intact=None if may.all() else may,
         paths=np.array(files, object),
         root=str(base),
     )
+
+
+def _may_be_read(base: Path, files: list[str]) -> np.ndarray:
+    """Which files are plain and not too large, bool [N].
+
+    A pipe would never end, and TensorFlow takes memory for whatever size a file has.
+    """
+
+    def fits(file: str) -> bool:
+        try:
+            return size_of(os.path.join(base, file)) <= MAX_BYTES
+        except OSError:
+            return False
+
+    def block(start: int) -> list[bool]:
+        return [fits(file) for file in files[start : start + 1024]]
+
+    with ThreadPoolExecutor(8) as pool:  # over a network each look takes a while
+        parts = pool.map(block, range(0, len(files), 1024))
+        return np.array([ok for part in parts for ok in part], bool)
 
 
 def _images(base: Path) -> list[str]:
@@ -116,7 +139,7 @@ def _part(base: Path, files: list[str], split: str, seed: int) -> list[str]:
 def _excerpt(path: Path) -> bytes:
     """Size and up to four blocks of a file: equal for equal files, and cheap for large ones."""
     try:
-        size = path.stat().st_size
+        size = size_of(path)
         with path.open("rb") as file:
             if size <= 4 * _BLOCK:
                 return size.to_bytes(8, "little") + file.read()

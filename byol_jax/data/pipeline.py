@@ -122,7 +122,7 @@ def train_batches(
 
         start = divmod(position // batch_size + done, steps)
         if source.is_stream:
-            examples = stream.shuffled_records(source, share, steps, start, seed, *process)
+            examples = stream.shuffled_records(source, share, steps, start, seed, *process, safe)
         else:
             n = source.num_examples
 
@@ -312,6 +312,8 @@ def why_damaged(source: Source, index: int) -> str:
         data = stream.encoded_image(source, index)
     except OSError as e:
         return f"cannot be read: {e.strerror or e}"
+    except ValueError as e:
+        return str(e)
     return stream.what_is_wrong(data, source.channels)
 
 
@@ -340,7 +342,9 @@ def _readable(source: Source, open_at: Opener) -> Iterator[Batch]:
     """Batches of the fast pipeline, and from the first damaged image on of the safe one."""
     import tensorflow as tf
 
-    failure = tf.errors.OpError  # bound now: at the interpreter's end the module may be gone
+    # Bound now: at the end the module may be gone. The second is TensorFlow's own, for
+    # a message with bytes of a record in it.
+    failure = (tf.errors.OpError, UnicodeDecodeError)
     done = 0
     for safe in (False, True):
         try:
@@ -350,11 +354,10 @@ def _readable(source: Source, open_at: Opener) -> Iterator[Batch]:
             return
         except failure as e:
             if safe:
-                # Single images do not come here: this is a shard that is gone or corrupt.
-                raise ValueError(
-                    f"{source.name} cannot be read: {e.message.splitlines()[0]}. Restore its files "
-                    "or prepare it again."
-                ) from e
+                # Single images do not come here: this is a shard that is gone, cut or corrupt.
+                from byol_jax.data import tfrecord
+
+                raise ValueError(tfrecord.what_is_wrong(source.name, source.shards, e)) from e
 
 
 def _named(source: Source, batch: Batch) -> Batch:

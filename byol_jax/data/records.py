@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
 
-from byol_jax.data import decode
+from byol_jax.data import decode, tfrecord
 from byol_jax.data.source import Shard, Source
 
 FITS = 2**31
@@ -74,45 +74,29 @@ def open_tfds(
     return _load(stream, tuple(image.shape or ())) if in_memory else stream
 
 
-def parse(record: Any, labelled: bool) -> tuple[Any, Any]:
-    """Encoded image and label (int32, -1 without) of one serialised record, or of a batch."""
-    features = {"image": tf.io.FixedLenFeature([], tf.string)}
-    if labelled:
-        features["label"] = tf.io.FixedLenFeature([], tf.int64, -1)
-    parsed = tf.io.parse_example(record, features)
-    label = parsed["label"] if labelled else -tf.ones_like(parsed["image"], tf.int64)
-    return parsed["image"], tf.cast(label, tf.int32)
-
-
 def read_record(source: Source, index: int) -> bytes:
-    """The encoded image of one example, read anew from its shard."""
+    """The encoded image of one example, read anew from its shard.
+
+    Raises:
+      ValueError: the record cannot be used; a phrase that says why.
+      OSError: its shard cannot be read.
+    """
     shard, record = source.locate(index)
-    data = tf.data.TFRecordDataset(shard.path).skip(record).take(1)
-    for serialised in data.as_numpy_iterator():
-        return parse(tf.constant([serialised]), False)[0].numpy()[0]
-    raise ValueError(
-        f"{shard.path} has no record {record}; its data set says it has {shard.records}."
-    )
+    return tfrecord.explain(shard, record, source.classes)
 
 
 def _load(stream: Source, shape: tuple[int | None, ...]) -> Source:
     """Read a whole set into memory; decoded, where its images have one size and fit."""
-    labelled = stream.classes > 0
-    data = tf.data.TFRecordDataset([s.path for s in stream.shards])
-    data = data.batch(1024).map(lambda r: parse(r, labelled)).prefetch(2)
-    try:
-        parts = list(data)
-    except tf.errors.OpError as e:
-        raise ValueError(
-            f"{stream.name} cannot be read ({e.message}); prepare it again with tfds."
-        ) from e
+    for safe in (False, True):
+        try:
+            data = tfrecord.read_all(stream.shards, stream.classes, safe=safe)
+            parts = list(data.batch(1024).prefetch(2))
+            break
+        except (tf.errors.OpError, UnicodeDecodeError) as e:  # bytes of a record in the message
+            if safe:
+                raise ValueError(tfrecord.what_is_wrong(stream.name, stream.shards, e)) from e
     encoded = tf.concat([p[0] for p in parts], 0)
     labels = np.concatenate([p[1].numpy() for p in parts])
-    if len(labels) != stream.num_examples:
-        raise ValueError(
-            f"{stream.name} holds {len(labels)} records where its own description says "
-            f"{stream.num_examples}; prepare it again with tfds."
-        )
     fixed = len(shape) == 3 and None not in shape
     pixels = [n or 0 for n in shape[:2]]
     if fixed and len(labels) * int(np.prod(pixels)) * stream.channels <= FITS:

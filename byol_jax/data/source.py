@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+MAX_BYTES = 2**29
+"""Image files and records that are larger are not read: they count as damaged images."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
@@ -30,8 +33,8 @@ class Source:
     num_examples: N. channels: C of every image, 1 or 3.
     classes: how many, 0 where there are no labels. class_names: their names.
     labels: int32 [N], -1 unknown; None for streams, whose labels are in the records.
-    images: uint8 [N, H, W, C], decoded, in memory; intact: bool [N], False where it did not decode
-    (None: all did).
+    images: uint8 [N, H, W, C], decoded, in memory; intact: bool [N], False where it did not decode,
+    or, of a file, must not be read (None: all did, and may).
     encoded: tf.string [N], encoded images in memory.
     paths: object [N], image files; root: the folder that they are named from.
     shards: TFRecord files, in order. Alone, they are read as a stream.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from byol_jax.data import decode, order, records
-from byol_jax.data.source import Source
+from byol_jax.data import decode, order, records, tfrecord
+from byol_jax.data.source import MAX_BYTES, Source
+from byol_jax.untrusted import read_bytes
 from byol_jax.views import host
 from byol_jax.views.spec import EvalSpec, ViewSpec
 
@@ -41,6 +43,7 @@ def shuffled_records(
     seed: int,
     process_index: int,
     process_count: int,
+    safe: bool,
 ) -> Dataset:
     """Elements {"epoch", "index", "label", "data"} of a stream, in the order of `order.py`.
 
@@ -52,6 +55,7 @@ def shuffled_records(
       seed: of the order.
       process_index: p.
       process_count: P.
+      safe: a damaged record gives an empty image and the label -1; otherwise an error.
     """
     lengths = [s.records for s in source.shards]
     own = sum(lengths[process_index::process_count])
@@ -68,14 +72,12 @@ def shuffled_records(
     def permutation(epoch: int, window: int, size: int) -> np.ndarray:
         return order.window_permutation(seed, int(epoch), int(window), int(size), process_index)
 
-    paths = tf.constant([s.path for s in source.shards])
     offsets = tf.constant(np.cumsum([0, *lengths[:-1]]), tf.int64)
-    labelled = source.classes > 0
+    records_of = tfrecord.reader(source.shards, source.classes, safe=safe)
 
     def read(piece: Tensor) -> Dataset:
         shard, skip, count = piece[0], piece[1], piece[2]
-        data = tf.data.TFRecordDataset(paths[shard]).skip(skip).take(count)
-        return data.enumerate(offsets[shard] + skip)
+        return records_of(shard, skip, count).enumerate(offsets[shard] + skip)
 
     def of_epoch(epoch: Tensor) -> Dataset:
         done = tf.constant(start[1] * share, tf.int64)
@@ -92,25 +94,21 @@ def shuffled_records(
                 read, order.GROUP, 1, num_parallel_calls=order.GROUP, deterministic=True
             )
 
-        def of_window(at: Tensor, window: tuple[Tensor, Tensor]) -> Dataset:
-            index, record = window
+        def of_window(at: Tensor, window: tuple[Tensor, tuple[Tensor, Tensor]]) -> Dataset:
+            index, (image, label) = window
             size = tf.shape(index, tf.int64)[0]
             turn = tf.numpy_function(permutation, [epoch, at, size], tf.int64)
             turn = tf.ensure_shape(turn, [None])
             # The first window may have been read in part before.
             turn = turn[tf.maximum(before - at * order.WINDOW, 0) :]
             places = tf.data.Dataset.from_tensor_slices(turn)
-            return places.map(lambda i: (index[i], record[i]))
+            return places.map(
+                lambda i: {"epoch": epoch, "index": index[i], "label": label[i], "data": image[i]}
+            )
 
         windows = groups.flat_map(of_group).batch(order.WINDOW).prefetch(1)
         data = windows.enumerate(first).flat_map(of_window)
-        data = data.take(used - before)
-
-        def element(index: Tensor, record: Tensor) -> dict[str, Tensor]:
-            image, label = records.parse(record[None], labelled)
-            return {"epoch": epoch, "index": index, "label": label[0], "data": image[0]}
-
-        return data.map(element)
+        return data.take(used - before)
 
     assert used <= own
     return tf.data.Dataset.range(start[0], _NO_END).flat_map(of_epoch)
@@ -195,18 +193,13 @@ def eval_views_of(
         )
     examples = index.map(lambda i: {"index": i})
     if source.is_stream:
-        data = (
-            tf.data.TFRecordDataset([s.path for s in source.shards])
-            .enumerate()
+        data = tfrecord.read_all(source.shards, source.classes, safe=safe)
+        examples = (
+            data.enumerate()
             .skip(first)
             .filter(ours)
+            .map(lambda i, record: {"index": i, "data": record[0], "label": record[1]})
         )
-
-        def element(index: Tensor, record: Tensor) -> dict[str, Tensor]:
-            image, label = records.parse(record[None], source.classes > 0)
-            return {"index": index, "label": label[0], "data": image[0]}
-
-        examples = data.map(element)
     read = _reader(source)
 
     def view(example: dict[str, Tensor]) -> Tensor:
@@ -244,10 +237,10 @@ def encoded_image(source: Source, index: int) -> bytes:
 
     Raises:
       OSError: its file cannot be read.
+      ValueError: it is larger than `MAX_BYTES`, or its record is damaged; a phrase.
     """
     if source.paths is not None:
-        with open(os.path.join(source.root, source.paths[index]), "rb") as file:
-            return file.read()
+        return read_bytes(Path(source.root, source.paths[index]), MAX_BYTES)
     return records.read_record(source, index)
 
 
@@ -255,22 +248,23 @@ def what_is_wrong(data: bytes, channels: int) -> str:
     """Why an encoded image is refused, as a phrase."""
     if not data:
         return "empty file"
+    failure = (tf.errors.OpError, UnicodeDecodeError)  # of TensorFlow's, quoting the image
     try:
         height, width = decode.header(data)
-    except tf.errors.OpError as e:
+    except failure as e:
         return f"does not decode: {_reason(e)}"
     height, width = int(height), int(width)
     if not 0 < height * width <= decode.MAX_PIXELS:
         return f"{width}x{height} px, more than {decode.MAX_PIXELS}"
     try:
         decode.decode_image(tf.constant(data), channels)
-    except tf.errors.OpError as e:
+    except failure as e:
         return f"does not decode: {_reason(e)}"
     return "it decodes now; was it changed, or not of the size the data set promises?"
 
 
 def _reason(error: Any) -> str:
-    text = error.message.replace("assertion failed: ", "").strip()
+    text = getattr(error, "message", "no valid image").replace("assertion failed: ", "").strip()
     return text.splitlines()[0].removesuffix("[Op:Assert]").strip()[:200]
 
 
@@ -287,7 +281,13 @@ def _intact(source: Source) -> Tensor:
 def _reader(source: Source) -> Callable[[dict[str, Tensor]], Tensor]:
     """How to get an example's encoded image; an unreadable file is one more damaged image."""
     if source.paths is not None:
-        paths = tf.constant([os.path.join(source.root, p) for p in source.paths])
+        may = np.ones(len(source.paths), bool) if source.intact is None else source.intact
+        paths = tf.constant(
+            [
+                os.path.join(source.root, p) if ok else ""
+                for p, ok in zip(source.paths, may, strict=True)
+            ]
+        )
         return lambda example: tf.io.read_file(paths[example["index"]])
     if source.encoded is not None:
         encoded = source.encoded

@@ -1,0 +1,140 @@
+"""Files that somebody else may have written: only plain files, of bounded size, and strict JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MAX_JSON = 2**24
+"""Bytes of a JSON file: a manifest of a hundred thousand files is smaller."""
+
+MAX_DEPTH = 16
+"""Objects and lists inside each other in a JSON file; ours need five."""
+
+
+def size_of(path: str | Path) -> int:
+    """Bytes of a plain file, links followed.
+
+    Raises:
+      OSError: it cannot be looked at, or is a folder, pipe or device, of which reading may not end.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(0, "it is no plain file", str(path))
+    return found.st_size
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The whole of a plain file.
+
+    Raises:
+      ValueError: it is larger than `most` bytes.
+      OSError: it cannot be read.
+    """
+    size = size_of(path)
+    if size > most:
+        raise ValueError(f"it has {size:,} bytes, more than {most:,}")
+    with path.open("rb") as file:
+        return file.read(most)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds: UTF-8, finite numbers of 64 bits, each key once, not nested deeply.
+
+    Raises:
+      ValueError: it is anything else; the message is a phrase for the caller's own.
+      OSError: it cannot be read.
+    """
+    text = read_bytes(path, MAX_JSON).decode("utf-8")
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_once,
+            parse_constant=_number,
+            parse_float=_number,
+            parse_int=_integer,
+        )
+    except RecursionError as e:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH}") from e
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [x for v in level for x in _inside(v)]
+        if not level:
+            return value
+    raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
+
+
+@contextlib.contextmanager
+def one_error(message: str) -> Iterator[None]:
+    """Turn whatever a library raises on a damaged file into one ValueError of one line.
+
+    Args:
+      message: with {} for the reason, which is shortened.
+
+    Raises:
+      ValueError: instead of any other Exception.
+    """
+    try:
+        yield
+    except Exception as e:  # of many kinds: zlib, NumPy, Orbax and others each have their own
+        lines = str(e).strip().splitlines() or [""]
+        name = "" if isinstance(e, ValueError | OSError) and lines[0] else f"{type(e).__name__} "
+        raise ValueError(message.replace("{}", f"{name}{lines[0][:300]}".strip())) from e
+
+
+def is_inside(folder: Path, name: str) -> bool:
+    """Whether a name leads to a plain file in a folder, not out of it by `..`, `/` or a link."""
+    try:
+        path = (folder / name).resolve()
+        return path.is_relative_to(folder.resolve()) and path.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long; a zero byte; links in a circle
+        return False
+
+
+def link_out(folder: Path) -> str:
+    """The first link in a folder that leads out of it or nowhere, from there; "" without."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            name = path.relative_to(folder).as_posix()
+            try:
+                inside = path.resolve(strict=True).is_relative_to(folder.resolve())
+            except (OSError, RuntimeError):
+                inside = False
+            if not inside:
+                return name
+    return ""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:80]!r} is there twice")
+    return values
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]} is not finite")
+    return value
+
+
+def _integer(text: str) -> int:
+    value = int(text) if len(text) <= 20 else 2**64
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"the number {text[:40]} has more than 64 bits")
+    return value
+
+
+def _inside(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

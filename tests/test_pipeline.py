@@ -3,6 +3,7 @@ import re
 import shutil
 import struct
 import zlib
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -402,6 +403,28 @@ def test_every_source_is_evaluated(sources, tmp_path):
     holed = list(eval_batches(open_source("folder", str(tmp_path)), EvalSpec(10, 12), batch_size=6))
     assert [b["mask"].tolist() for b in holed[:2]] == [[1.0] * 6, [1, 1, 0, 1, 1, 1]]
     assert np.concatenate([b["index"] for b in holed])[:21].tolist() == list(range(21))
+
+
+@pytest.mark.parametrize("kind", ["arrays", "scaled", "folder", "stream"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_an_evaluation(sources, kind, count):
+    """Fails if an example is read twice or by nobody, or a process has fewer batches than others.
+
+    Of the last batch the last process may have no row at all.
+    """
+    source = sources["arrays" if kind == "scaled" else kind]
+    shape = (0.5,) * source.channels
+    size = 8 if kind == "arrays" else 6
+    batch_size = {"arrays": 16, "scaled": 24, "folder": 8, "stream": 28}[kind]
+    evaluate = partial(eval_batches, source, EvalSpec(size, size, shape, shape))
+    whole = list(evaluate(batch_size=batch_size))
+    shares = [
+        list(evaluate(batch_size=batch_size, process_index=p, process_count=count))
+        for p in range(count)
+    ]
+    assert {len(s) for s in shares} == {len(whole)}
+    for k, batch in enumerate(whole):
+        equal({name: np.concatenate([s[k][name] for s in shares]) for name in batch}, batch)
 
 
 def test_marked_arrays_are_damaged_rows():

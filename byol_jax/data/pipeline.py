@@ -342,8 +342,7 @@ def _readable(source: Source, open_at: Opener) -> Iterator[Batch]:
     """Batches of the fast pipeline, and from the first damaged image on of the safe one."""
     import tensorflow as tf
 
-    # Bound now: at the end the module may be gone. The second is TensorFlow's own, for
-    # a message with bytes of a record in it.
+    # Bound now: at the end the module may be gone. The second is for messages with bytes in them.
     failure = (tf.errors.OpError, UnicodeDecodeError)
     done = 0
     for safe in (False, True):

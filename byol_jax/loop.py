@@ -22,6 +22,9 @@ from byol_jax.watch import Upkeep
 
 Metrics = dict[str, float]
 
+NAMED = 200
+"""Damaged images that are named in the log of a run."""
+
 
 class TrainingError(RuntimeError):
     """The run cannot go on: it is not finite, collapsed, or its data are too damaged."""
@@ -64,8 +67,10 @@ class Damage:
             if index in self.seen:
                 continue
             self.seen.add(index)
-            if main_process():
+            if main_process() and len(self.seen) <= NAMED:
                 log.say(f"damaged image {len(self.seen)}: {self.explain(index)} (substituted)")
+            elif len(self.seen) == NAMED + 1:
+                log.say("more damaged images are counted in data/damaged, and not named")
         if len(self.seen) > self.limit:
             raise TrainingError(
                 f"{len(self.seen)} images cannot be read, more than data.max_damaged allows "

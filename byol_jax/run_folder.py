@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from byol_jax import log
 from byol_jax.checkpoint import Checkpoints
 from byol_jax.config import load_config
-from byol_jax.convert.native import EncoderInfo, build_encoder, info_from_json
+from byol_jax.convert.native import EncoderInfo, build_encoder, check_arrays, info_from_json
 from byol_jax.core import Encoder, Method, Tree
+from byol_jax.untrusted import one_error
 
 
 def encoder_location(method: Method, params: Tree, extra: Tree) -> dict[str, str]:
@@ -65,24 +66,33 @@ def read_run(workdir: Path) -> RunEncoder:
     config = load_config(workdir / "config.json")
     if not (workdir / "checkpoints").is_dir():
         raise ValueError(f"{workdir} has no checkpoints yet; train it first.")
-    saved = Checkpoints(workdir)
-    step, wrong = saved.newest_good()
+    with one_error(f"The checkpoints of {workdir} cannot be read ({{}}); restore their files."):
+        saved = Checkpoints(workdir)
+        step, wrong = saved.newest_good()
     if step is None and wrong:
         raise ValueError(f"No checkpoint in {workdir} is good: {wrong[0]}. Restore its files.")
     if step is None:
         raise ValueError(f"{workdir} has no checkpoints yet; train it first.")
     for problem in wrong:
         log.say(f"WARNING: {problem}; an older one is taken")
-    meta = saved.meta(step)
-    info = info_from_json(meta["encoder"], str(workdir))
-    trees = []
-    for part in ("params", "stats"):
-        tree: dict[str, Any] = {}
-        for name, array in saved.arrays(step, meta["location"][part]).items():
-            *folders, leaf = name.split("/")
-            functools.reduce(lambda t, k: t.setdefault(k, {}), folders, tree)[leaf] = array
-        trees.append(tree)
+    where = f"Checkpoint {step} in {workdir}"
+    unreadable = f"{where} cannot be read ({{}}); restore its files, or remove it."
+    with one_error(unreadable):
+        meta = saved.meta(step)
+        described, location = meta["encoder"], dict(meta["location"])
+    info = info_from_json(described, where)
+    encoder = build_encoder(info.encoder, where)
+    trees: list[dict[str, Any]] = []
+    with one_error(unreadable):
+        for part in ("params", "stats"):
+            tree: dict[str, Any] = {}
+            for name, array in saved.arrays(step, location[part]).items():
+                *folders, leaf = name.split("/")
+                functools.reduce(lambda t, k: t.setdefault(k, {}), folders, tree)[leaf] = array
+            trees.append(tree)
     saved.close()
-    if info.encoder["dtype"] == "float64":
+    if encoder.config["dtype"] == "float64":
         jax.config.update("jax_enable_x64", True)
-    return RunEncoder(config, build_encoder(info.encoder), trees[0], trees[1], info)
+    else:
+        check_arrays(encoder, trees[0], trees[1], where)
+    return RunEncoder(config, encoder, trees[0], trees[1], info)

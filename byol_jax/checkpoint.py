@@ -130,6 +130,7 @@ class Checkpoints:
           ValueError: there is no room for it.
           OSError: an earlier save failed.
         """
+        self.wait()  # as Orbax would: the save before is not lost where this one is refused
         self.check_room(state)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_flat(state)), meta=ocp.args.JsonSave(meta)
@@ -146,6 +147,8 @@ class Checkpoints:
         try:
             yield
         except Exception as e:
+            if isinstance(e, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+                raise  # processes wait for each other here: one of them is gone
             if main_process():
                 self._clear()
             last = self.latest()

@@ -20,7 +20,7 @@ Event = dict[str, Any]
 
 FILE = "events.jsonl"
 KINDS = ("start", "compile", "step", "wait", "save", "evaluate")
-"""start: until the first step. wait: for input. step: all that is none of the others."""
+"""start: until the first step, and after a rollback. wait: for input. step: all the rest."""
 
 
 class Clock:
@@ -64,7 +64,7 @@ def read_events(folder: Path) -> list[Event]:
         with contextlib.suppress(json.JSONDecodeError):
             event = json.loads(line)
             if isinstance(event, dict) and isinstance(event.get("time"), int | float):
-                events.append(event)
+                events.append({"event": ""} | event)
     return events
 
 
@@ -140,7 +140,7 @@ class EventLog:
         self.goodput = Goodput()
         for event in read_events(folder) if folder else ():
             self.goodput.add(event)
-        self._file = (folder / FILE).open("ab") if folder else None
+        self._file = (folder / FILE).open("ab", buffering=0) if folder else None
         if self._file and self._file.tell() and folder and not _ends_whole(folder / FILE):
             self._file.write(b"\n")  # a kill tore the last line
 
@@ -150,7 +150,6 @@ class EventLog:
         self.goodput.add(row)
         if self._file:
             self._file.write(json.dumps(row).encode() + b"\n")
-            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""

@@ -34,8 +34,10 @@ def say(text: str, *, everywhere: bool = False) -> None:
       everywhere: also where this is not process 0, whose number stands before it.
     """
     if not _process or everywhere:
-        tqdm.write(f"[{_process}] {text}" if _process else text, file=sys.stderr)
-        sys.stderr.flush()
+        # Whoever reads may be gone (`| tee`), or a signal's handler speak into another line.
+        with contextlib.suppress(OSError, RuntimeError):
+            tqdm.write(f"[{_process}] {text}" if _process else text, file=sys.stderr)
+            sys.stderr.flush()
 
 
 @contextlib.contextmanager

@@ -33,12 +33,12 @@ class TrainingError(RuntimeError):
 class Diverged(TrainingError):
     """Loss or gradient norm is not finite, or the features collapsed, at `step`.
 
-    position: of the data order after that step. rollbacks: that there were before.
+    position: of the data order after that step.
     """
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
-        self.step, self.position, self.rollbacks = step, 0, 0
+        self.step, self.position = step, 0
 
 
 class Interrupted(Exception):
@@ -153,8 +153,8 @@ def fit(
       root_key: of the run; the step folds its number in.
       mesh: where batches go.
       damage: takes the indices of substituted examples.
-      upkeep: when its `stop` is set, in any process, the loop saves and returns at the next step;
-        it is told what the loop is doing.
+      upkeep: when its `stop` is set, in any process, the loop saves and returns after that dispatch
+        or, with several processes, the next; it is told what the loop is doing.
       owed: the row of `state.step`, where it was saved but not written; it is written first.
       quiet: no progress lines.
 
@@ -164,20 +164,22 @@ def fit(
     Raises:
       TrainingError: too many damaged images.
       Diverged: loss or gradient norm is not finite; collapse, where that shall stop. Nothing is
-        saved of that step.
+        saved of that step; the error knows the place in the data after it.
     """
     hooks, upkeep = hooks or Hooks(), upkeep or Upkeep()
-    first, total = int(state.step), options.total_steps
+    first, position, total = int(state.step), int(state.position), options.total_steps
     step, stop, agree = first, upkeep.stop, agreement(mesh)
     progress = log.Progress(total, first, options.batch_size, plain=not quiet)
     row = _Row(options, hooks, progress, upkeep, damage)
 
     def asked() -> None:
         upkeep.alive("evaluating")
-        if np.asarray(agree([stop.signal, 0]))[0]:
+        if number := int(np.asarray(agree([stop.signal, 0]))[0]):
+            stop.signal = stop.signal or number
             raise Interrupted
 
     if owed is not None:
+        stop.nothing_to_lose = False  # the time that the evaluation takes; all heed `asked` alike
         try:
             found = _evaluation(hooks, options, state, step, asked, upkeep)
         except Interrupted:
@@ -190,7 +192,7 @@ def fit(
             with upkeep.doing("wait", "waiting for input"):
                 batch, damaged, count = next(feed)
             begins, step = step == first, step + count
-            upkeep.profile.before(step - count + 1, state.step)
+            upkeep.profile.before(step - count + 1, count, state.step)
             with _compiling(options.what, upkeep) if begins else contextlib.nullcontext():
                 state, metrics = step_fn(state, batch, root_key)
                 agreed = agree([stop.signal, len(damaged)])
@@ -222,6 +224,9 @@ def fit(
                 row.write(step, values | found)
         if pending is not None:
             row.settle(pending)
+    except Diverged as error:
+        error.position = position + (error.step - first) * options.batch_size
+        raise
     finally:
         progress.close()
         upkeep.profile.stop()
@@ -294,7 +299,9 @@ class _Row:
         """Fetch the metrics of the steps of a dispatch and check them; gives the last step's."""
         found, agreed = jax.device_get((pending.metrics, pending.agreed))
         found = {k: np.atleast_1d(v)[: pending.steps] for k, v in found.items()}
-        self._stopping |= bool(agreed[0])
+        if agreed[0]:
+            self._stopping = True
+            self.upkeep.stop.signal = self.upkeep.stop.signal or int(agreed[0])
         self.upkeep.alive("training")
         for i in range(pending.steps):
             values = {k: float(v[i]) for k, v in found.items()}

@@ -5,6 +5,7 @@ python -m byol_jax.train --config configs/NAME.py --workdir DIR [--config.KEY=VA
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -113,7 +114,7 @@ class Run:
         self.main = processes.main_process()
         fixed = {k: v for k, v in flatten(config).items() if k not in ("data.dir", "data.threads")}
         check_same("The config", fixed)
-        with log.busy("opening the data"):
+        with log.busy("opening the data"), upkeep.doing("start", "opening the data"):
             self.e = build(config)
             self.evaluate = build_evaluation(self.e)
         check_same("The number of images", self.e.source.num_examples)
@@ -125,38 +126,39 @@ class Run:
         self.events = EventLog(workdir if self.main else None)
         self.constants = resident(self.e)
         self.step = build_step(self.e, self.constants)
-        self.complete = False
+        self.complete, self.rollbacks = False, 0
 
-    def go_on(self, rolled: int = 0, skip_to: int = 0) -> None:
+    def go_on(self, skip_to: int = 0) -> None:
         """Train from the newest good checkpoint, or from the beginning, to the end or a stop.
 
         Args:
-          rolled: rollbacks so far, where there were any in this start.
-          skip_to: position in the data order to go on from; 0: that of the checkpoint.
+          skip_to: position in the data order to go on from, after a rollback; 0: that of the
+            checkpoint.
 
         Raises:
           ValueError: no checkpoint is good, or they are of another config.
-          Diverged: with its `position` and the `rollbacks` before it.
+          Diverged: see `fit`.
         """
         e, saved = self.e, self.saved
-        with log.busy("initialising"):
+        with log.busy("initialising"), self.upkeep.doing("start", "initialising"):
             state = init_state(e.method, e.optimizer, self.init_key, batch_shapes(e), e.mesh)
         saved.check_room(state)
         meta: dict[str, Any] = {}
-        last = self._newest()
-        if last is not None:
-            state = saved.restore(last, state, mesh.divided(state, e.mesh))
-            meta = saved.meta(last)
-            log.say(f"resumed from step {last}")
-        elif e.config.init_from:
-            state = start_from(e, state)
-        rolled = max(rolled, meta.get("rollbacks", 0))
+        with self.upkeep.doing("start", "reading checkpoints"):
+            last = self._newest()
+            if last is not None:
+                state = saved.restore(last, state, mesh.divided(state, e.mesh))
+                meta = saved.meta(last)
+                log.say(f"resumed from step {last}")
+            elif e.config.init_from:
+                state = start_from(e, state)
+        self.rollbacks = max(self.rollbacks, meta.get("rollbacks", 0))
         if skip_to:
             state = self._moved(state, skip_to)
             self.events.add("rollback", step=int(state.step), position=int(state.position))
         else:
             describe(e, state, self.workdir if self.main else None)
-            self._say_start(state, rolled)
+            self._say_start(state)
         feed: Iterator[Mapping[str, np.ndarray]] = batches(e, int(state.position))
         if last is None and not skip_to and self.main:
             see = shown(e, self.constants, self.step_key, EXAMPLES)
@@ -164,7 +166,6 @@ class Run:
         damage = build_damage(e, meta.get("damaged", []))
         writer = log.MetricsWriter(self.workdir if self.main else None, last or 0)
         owed = meta.get("row") if processes.from_main(writer.last) != (last or 0) else None
-        first, position = int(state.step), int(state.position)
         try:
             fit(
                 state,
@@ -173,18 +174,15 @@ class Run:
                 build_options(e),
                 root_key=mesh.lay(self.step_key, mesh.replicated(e.mesh)),
                 mesh=e.mesh,
-                hooks=self._hooks(state, writer, damage, rolled),
+                hooks=self._hooks(state, writer, damage),
                 damage=damage,
                 upkeep=self.upkeep,
                 owed=owed,
             )
-        except Diverged as error:
-            error.position = position + (error.step - first) * e.config.batch_size
-            error.rollbacks = rolled
-            raise
         finally:
             writer.close()
-        self.complete = writer.last == e.total_steps
+        self.complete = processes.from_main(writer.last) == e.total_steps
+        saved.wait()
 
     def _newest(self) -> int | None:
         last, wrong = self.saved.newest_good(set_aside=True)
@@ -206,7 +204,7 @@ class Run:
         moved = mesh.lay(np.int32(position), state.position.sharding)
         return dataclasses.replace(state, position=moved)
 
-    def _say_start(self, state: TrainState, rolled: int) -> None:
+    def _say_start(self, state: TrainState) -> None:
         self.events.add(
             "start",
             step=int(state.step),
@@ -217,33 +215,30 @@ class Run:
             processes=jax.process_count(),
             host=socket.gethostname(),
             pid=os.getpid(),
-            rollbacks=rolled,
+            rollbacks=self.rollbacks,
             began=round(self.upkeep.clock.began, 3),
         )
 
-    def _hooks(
-        self, state: TrainState, writer: log.MetricsWriter, damage: Damage, rolled: int
-    ) -> Hooks:
+    def mark(self, step: int) -> None:
+        """Note where the time went up to a step."""
+        self.events.add("progress", step=step, spent=self.upkeep.clock.read())
+
+    def _hooks(self, state: TrainState, writer: log.MetricsWriter, damage: Damage) -> Hooks:
         location = encoder_location(self.e.method, state.params, state.extra)
 
-        def progress(step: int) -> dict[str, float]:
-            self.events.add("progress", step=step, spent=self.upkeep.clock.read())
-            found = self.events.goodput.read()
-            return {
-                f"time/{k}" if k == "goodput" else f"time/{k}_s": round(v, 3)
-                for k, v in found.items()
-            }
-
         def save(step: int, state: TrainState, row: dict[str, float]) -> None:
-            self.events.add("progress", step=step, spent=self.upkeep.clock.read())
+            self.mark(step)
             info = dataclasses.asdict(dataclasses.replace(self.e.info, step=step))
             seen = sorted(damage.seen)
             meta = {"encoder": info, "location": location, "damaged": seen, "row": row}
-            self.saved.save(step, state, meta | {"rollbacks": rolled})
+            self.saved.save(step, state, meta | {"rollbacks": self.rollbacks})
             self.events.add("save", step=step)
 
         def write(step: int, row: dict[str, float]) -> None:
-            writer.write(step, row | progress(step))
+            self.mark(step)
+            found = {k: round(v, 3) for k, v in self.events.goodput.read().items()}
+            share = {"time/goodput": found.pop("goodput")}
+            writer.write(step, row | share | {f"time/{k}_s": v for k, v in found.items()})
 
         return Hooks(self.evaluate, save, write, self.saved.latest)
 
@@ -281,7 +276,8 @@ def train(config: ConfigDict, workdir: Path, profile: str = "") -> int:
             _train(run)
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            run.events.add("error", what=reason)
+            with contextlib.suppress(OSError):  # the disk may be full
+                run.events.add("error", what=reason)
             # A TrainingError is seen alike by all processes; else they may be waited for in vain.
             if jax.process_count() == 1 or isinstance(error, TrainingError):
                 run.close()
@@ -294,22 +290,25 @@ def train(config: ConfigDict, workdir: Path, profile: str = "") -> int:
 
 def _train(run: Run) -> None:
     """Go on with a run; where it diverges, go back and on without the data that did it."""
-    rolled, skip_to, most = 0, 0, run.e.config.rollbacks
+    skip_to, most = 0, run.e.config.rollbacks
     while True:
         try:
-            return run.go_on(rolled, skip_to)
+            return run.go_on(skip_to)
         except Diverged as error:
+            run.mark(error.step)
+            run.upkeep.clock.turn_to("start")
             run.saved.wait()
-            if error.rollbacks >= most:
-                if most:
-                    raise TrainingError(f"{error} It was rolled back {most} times.") from error
+            if run.rollbacks >= most:
+                if run.rollbacks:
+                    text = f"{error} It was rolled back {run.rollbacks} times."
+                    raise TrainingError(text) from error
                 raise
-            rolled, skip_to = error.rollbacks + 1, error.position
+            run.rollbacks, skip_to = run.rollbacks + 1, error.position
             run.events.add("diverged", step=error.step, what=str(error))
             log.say(f"WARNING: {error}")
             log.say(
-                f"rolling back ({rolled} of at most {most}): the data up to step {error.step} are "
-                "skipped"
+                f"rolling back ({run.rollbacks} of at most {most}): the data up to step "
+                f"{error.step} are skipped"
             )
 
 

@@ -44,9 +44,9 @@ class Stop:
         def handle(number: int, _: Any) -> None:
             if self.signal and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            if not self.signal:
+            first, self.signal = not self.signal, self.signal or number
+            if first and not self.nothing_to_lose:
                 log.say(f"{signal.Signals(number).name}: saving after this step", everywhere=True)
-            self.signal = self.signal or number
 
         before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
         reader, writer = os.pipe()
@@ -146,11 +146,12 @@ class Profile:
         self._first, self._last = _window(window)
         self._running_until, self._looked = 0, -look_every
 
-    def before(self, step: int, last: Any) -> None:
-        """To be called before `step` is dispatched.
+    def before(self, step: int, count: int, last: Any) -> None:
+        """To be called before a dispatch.
 
         Args:
-          step: counted from 1.
+          step: its first, counted from 1.
+          count: its steps.
           last: an array of the step before, for which a trace that ends waits.
         """
         if self._folder is None:
@@ -159,7 +160,7 @@ class Profile:
             self.stop(last)
         if self._running_until:
             return
-        last_step = self._last if self._first <= step <= self._last else 0
+        last_step = self._last if self._first < step + count and step <= self._last else 0
         if steps := self._asked():
             last_step = step + steps - 1
         if last_step:

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -59,11 +61,9 @@ def test_how_a_run_ended(tmp_path, last, ago, said):
 
 def test_a_killed_run_is_dead(tmp_path):
     """Fails if a process that is gone is taken for one that is slow."""
-    gone = os.fork()
-    if not gone:
-        os._exit(0)
-    os.waitpid(gone, 0)
-    assert "state      DEAD" in status(write_run(tmp_path, RUNNING, pid=gone))
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert "state      DEAD" in status(write_run(tmp_path, RUNNING, pid=process.pid))
 
 
 def test_what_is_wrong_is_said(tmp_path):

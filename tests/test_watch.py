@@ -134,7 +134,7 @@ def trace(folder, window, steps, ask_at=None):
     for step in range(1, steps + 1):
         if step == ask_at:
             (folder / "PROFILE").write_text("2\n")
-        profile.before(step, x)
+        profile.before(step, 1, x)
         traced += [step] * bool(profile._running_until)
         x = x + 1
     profile.stop(x)
@@ -145,6 +145,16 @@ def trace(folder, window, steps, ask_at=None):
 def test_a_window_of_steps_is_traced(tmp_path):
     """Fails if the window is closed late, begins late, or is traced twice."""
     assert trace(tmp_path, "3:4", 8) == ([3, 4], ["step_3"])
+
+
+def test_a_window_inside_of_a_dispatch_is_traced(tmp_path):
+    """Fails if only the first step of a dispatch of many is looked at."""
+    profile = Profile(tmp_path, "60:70")
+    running = []
+    for step in (1, 51, 101):
+        profile.before(step, 50, jnp.zeros(3))
+        running.append(profile._running_until)
+    assert running == [0, 70, 0]
 
 
 def test_a_file_asks_for_a_trace(tmp_path):

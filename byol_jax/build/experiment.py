@@ -217,6 +217,9 @@ def check_values(config: ConfigDict) -> None:
             raise ValueError(f"data.{key} is {config.data[key]}; expected 0 (automatic) or more.")
     if not 0 <= config.data.max_damaged <= 1:
         raise ValueError(f"data.max_damaged is {config.data.max_damaged}; expected 0 to 1.")
+    for key in ("hang_seconds", "rollbacks"):
+        if config[key] < 0:
+            raise ValueError(f"{key} is {config[key]}; expected 0 (never) or more.")
     if config.method.temperature <= 0:
         raise ValueError(f"method.temperature is {config.method.temperature}; expected above 0.")
 

@@ -46,7 +46,8 @@ def extract(
       poll: called before every batch.
 
     Returns:
-      The same on every process: of all rows.
+      The same on every process: of all rows. With several processes the order is that of the
+      mesh's devices; what is of one row stays together.
     """
     found: dict[str, list[np.ndarray]] = {}
     labels: list[np.ndarray] = []

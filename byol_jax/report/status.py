@@ -14,7 +14,7 @@ from byol_jax.events import Event, goodput, read_events
 from byol_jax.manifest import MANIFEST_FILE
 
 SILENT = 3.0
-"""Times the usual distance of two events, after which a run is called silent; a minute at least."""
+"""Times the longest silence of this start, after which a run is called silent; 60 s at least."""
 
 
 def status(workdir: Path) -> str:
@@ -45,7 +45,7 @@ def status(workdir: Path) -> str:
         f"metrics    {_metrics(row)}",
         f"time       {_time(events, len(starts))}",
     ]
-    worries = _worries(workdir, events, row)
+    worries = _worries(workdir, events[events.index(start) :], row)
     return "\n".join([*lines, *(f"WARNING    {w}" for w in worries)])
 
 
@@ -56,7 +56,7 @@ def _last_row(workdir: Path) -> dict[str, Any]:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if isinstance(row, dict):
+        if isinstance(row, dict) and "step" in row:
             return row
     return {}
 
@@ -136,7 +136,8 @@ def _worries(workdir: Path, events: list[Event], row: dict[str, Any]) -> list[st
         )
     if row.get("features/z_std", 1.0) < 0.1:
         worries.append(f"features/z_std is {row['features/z_std']:.3f}: the features collapse")
-    worries += [f"{p.name}: a process hung" for p in sorted(workdir.glob("stacks-*.txt"))]
+    stacks = [p for p in workdir.glob("stacks-*.txt") if p.stat().st_mtime > events[0]["time"]]
+    worries += [f"{p.name}: a process hung" for p in sorted(stacks)]
     aside = sorted(p.name for p in (workdir / "checkpoints").glob("damaged-*"))
     return worries + [f"checkpoints/{name} was set aside" for name in aside]
 

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from byol_jax.untrusted import read_lines
+
 Event = dict[str, Any]
 
 FILE = "events.jsonl"
@@ -58,14 +60,8 @@ class Clock:
 
 def read_events(folder: Path) -> list[Event]:
     """The events of a run folder, in order; lines torn by a kill are passed over."""
-    path = folder / FILE
-    events = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            event = json.loads(line)
-            if isinstance(event, dict) and isinstance(event.get("time"), int | float):
-                events.append({"event": ""} | event)
-    return events
+    events = read_lines(folder / FILE)
+    return [{"event": ""} | e for e in events if isinstance(e.get("time"), int | float)]
 
 
 class Goodput:

@@ -51,7 +51,24 @@ def read_json(path: Path) -> Any:
       ValueError: it is anything else; the message is a phrase for the caller's own.
       OSError: it cannot be read.
     """
-    text = read_bytes(path, MAX_JSON).decode("utf-8")
+    return _strict(read_bytes(path, MAX_JSON).decode("utf-8"))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; torn lines, and those of another form, are passed over.
+
+    Args:
+      path: of the file; none is there: no lines.
+    """
+    found = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):
+            value = _strict(line)
+            found += [value] if isinstance(value, dict) else []
+    return found
+
+
+def _strict(text: str) -> Any:
     try:
         value = json.loads(
             text,

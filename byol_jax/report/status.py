@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import socket
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 from byol_jax.events import Event, goodput, read_events
 from byol_jax.manifest import MANIFEST_FILE
+from byol_jax.untrusted import read_lines
 
 SILENT = 3.0
 """Times the longest silence of this start, after which a run is called silent; 60 s at least."""
@@ -50,15 +50,7 @@ def status(workdir: Path) -> str:
 
 
 def _last_row(workdir: Path) -> dict[str, Any]:
-    path = workdir / "metrics.jsonl"
-    for line in reversed(path.read_text(errors="replace").splitlines() if path.exists() else []):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict) and "step" in row:
-            return row
-    return {}
+    return next((r for r in reversed(read_lines(workdir / "metrics.jsonl")) if "step" in r), {})
 
 
 def _state(events: list[Event], start: Event) -> str:

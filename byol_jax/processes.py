@@ -61,7 +61,7 @@ def join(
         "--num_processes": num_processes > 0,
         "--process_id": process_id >= 0,
     }
-    detected = detect(os.environ)
+    detected = "" if all(given.values()) else detect(os.environ)
     if not any(given.values()) and not detected:
         return ""
     if detected == "OpenMPI":
@@ -78,13 +78,7 @@ def join(
             f"{', '.join(missing)} is missing, and no cluster is detected that would tell; give "
             "--coordinator=HOST:PORT --num_processes=N --process_id=I to every process."
         )
-    if num_processes > 0 and process_id >= num_processes:
-        raise ValueError(
-            f"--process_id is {process_id}; expected 0 to {num_processes - 1}, one below "
-            "--num_processes."
-        )
-    if coordinator and not coordinator.rpartition(":")[2].isdigit():
-        raise ValueError(f"--coordinator is {coordinator!r}; expected HOST:PORT.")
+    _check(coordinator, num_processes, process_id)
     if num_processes == 1:
         return ""
     if port:
@@ -107,6 +101,16 @@ def join(
         waiting.join()
     how = detected or "flags"
     return f"process {jax.process_index()} of {jax.process_count()} ({how})"
+
+
+def _check(coordinator: str, num_processes: int, process_id: int) -> None:
+    if num_processes > 0 and process_id >= num_processes:
+        raise ValueError(
+            f"--process_id is {process_id}; expected 0 to {num_processes - 1}, one below "
+            "--num_processes."
+        )
+    if coordinator and not coordinator.rpartition(":")[2].isdigit():
+        raise ValueError(f"--coordinator is {coordinator!r}; expected HOST:PORT.")
 
 
 def detect(env: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -123,8 +124,9 @@ def test_a_library_that_holds_the_lock_is_ended_too(tmp_path):
 
 def test_no_limit_never_ends(tmp_path):
     """Fails if 0 is taken for no time at all."""
+    before = threading.active_count()
     with Watchdog(0.0, tmp_path).watch():
-        time.sleep(0.05)
+        assert threading.active_count() == before, "nobody looks"
 
 
 def trace(folder, window, steps, ask_at=None):

@@ -265,7 +265,7 @@ def test_a_group_that_cannot_be_joined_is_refused(monkeypatch, env, arguments, s
 
 
 def test_one_process_of_one_joins_nothing(monkeypatch):
-    """Fails if a launcher that starts one process must know it, or a cluster overrules the flags."""
+    """Fails if a launcher of one process must know it, or a cluster overrules the flags."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_NTASKS", "4")
     assert processes.join("127.0.0.1:1", 1, 0) == ""

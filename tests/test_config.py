@@ -97,6 +97,7 @@ def test_difference_lists_only_what_may_not_change():
 def test_every_other_key_is_fixed(key):
     """Fails if a prefix of a key that may change lets others through (keep, keep_it)."""
     may = ("log_every", "checkpoint_every", "keep", "keep_every", "evaluate_every")
+    may += ("hang_seconds", "rollbacks")
     may += ("data.dir", "data.max_damaged", "data.threads", "mesh.fsdp")
     free = key in may or key.split(".")[0] in ("collapse", "eval")
     old = flatten(default_config())

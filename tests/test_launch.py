@@ -167,7 +167,10 @@ def test_local_forwards_signals(machine, number, code):
     """Fails if the processes are left running, started again, or told twice."""
     machine.plan({"code": 0, "wait": True}, {"code": 0})
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A test run in the background ignores SIGINT, and bash cannot trap what it was told to ignore.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(machine.local(), env=machine.env, start_new_session=True, **pipes)
+    signal.signal(signal.SIGINT, ignored)
     wait_for(machine.waiting)
     os.killpg(process.pid, number)  # to all that is in the foreground, as a terminal does
     out, _ = process.communicate(timeout=30)

@@ -36,7 +36,7 @@ def verdict(error: BaseException | None) -> tuple[str, str]:
     if isinstance(error, AssertionError):
         return "FAILURE", f"wrong result: {text[:900]}"
     *_, last = traceback.extract_tb(error.__traceback__)
-    ours = "/byol_jax/" in last.filename or last.filename.startswith(str(HERE))
+    ours = last.filename.startswith((f"{HERE.parents[1] / 'byol_jax'}{os.sep}", str(HERE)))
     clear = (type(error) is ValueError and ours) or isinstance(error, OSError)
     if clear and text and "\n" not in text and len(text) < 3000:
         return "error", text

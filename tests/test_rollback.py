@@ -98,10 +98,9 @@ def test_before_the_first_save_it_begins_anew(tmp_path, bad_step):
     assert last_state(tmp_path)[1]["position"] > STEPS * BATCH
 
 
-@pytest.mark.parametrize(("most", "said"), [(0, "Step 6: train/loss is nan"), (1, "rolled back 1")])
-def test_at_most_so_many_times(tmp_path, bad_step, most, said):
+def test_at_most_so_many_times(tmp_path, bad_step):
     """Fails if a run that always diverges goes round for ever."""
-    with pytest.raises(TrainingError, match=said):
-        command.train(config(rollbacks=most, epochs=3), tmp_path)
+    with pytest.raises(TrainingError, match="rolled back 1 times"):
+        command.train(config(rollbacks=1), tmp_path)
     assert read_events(tmp_path)[-1]["event"] == "error"
     assert last_state(tmp_path)[0] >= 4

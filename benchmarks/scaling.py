@@ -65,7 +65,7 @@ def point(found: list[Figures], encoder: str, shape: str, batch: int) -> Figures
     where = topology_of(shape)
     for f in found:
         alike = (
-            f["batch_a_device"] * len(where.devices) == batch and f["fits"] and not f.get("keys")
+            f["batch_per_device"] * len(where.devices) == batch and f["fits"] and not f.get("keys")
         )
         if alike and ENCODERS[encoder][0] in f["step"]:
             ms = 0.0

@@ -31,6 +31,11 @@ def _flat(tree: Tree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+def any_saved(folder: Path) -> bool:
+    """Whether a run folder holds a checkpoint, good or damaged."""
+    return any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
+
+
 class Checkpoints:
     """The checkpoints of one run, saved asynchronously.
 
@@ -169,7 +174,7 @@ class Checkpoints:
         Args:
           step: a saved step.
           like: a state (or its shapes) of the same structure.
-          sharding: how its arrays shall lie, one for all of them or a tree as of `mesh.divided`.
+          sharding: of its arrays, one for all of them or a tree as of `mesh.state_sharding`.
 
         Raises:
           ValueError: the saved arrays are not those of `like`; names the first few.

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 
 from byol_jax import processes
 from byol_jax.config import default_config, flatten, nearest
-from byol_jax.loop import TrainingError
+from byol_jax.faults import TrainingError
 
 # Before TensorFlow is imported by anybody: only its errors are news; and its input operations give
 # the same numbers on every machine without oneDNN (which is announced in four lines otherwise).

@@ -1,20 +1,222 @@
-"""The configuration: every key with its default and unit, and the file it is kept in.
+"""The configuration: every key with its default, its unit and what it may be.
+
+Keys that belong to one choice (a method, an optimizer, an encoder, a recipe of views) are in a
+group of their own, e.g. `byol.tau`, `lars.eta`. `default_config` has all groups; `resolve` keeps
+those that the config's choices name, and refuses a change in any other. Defaults are neutral: a
+published recipe is a file in configs/ that states all its numbers.
 
 Values are never None and floats are written 1.0, so that every key can be overridden on the command
-line. Only `build` reads values out of it.
+line. Only `experiment/` turns values into objects.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import math
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from byol_jax.untrusted import read_json
+
+class Key(NamedTuple):
+    """One key: its default, and what its values may be (of a tuple: each of them).
+
+    low, high: bounds, allowed themselves unless `low_open` or `high_open`. choices: of a text.
+    """
+
+    default: Any
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+    choices: tuple[str, ...] = ()
+
+    def expected(self) -> str:
+        """What values are allowed, in words: "at least 1", "from 0 to 1", "one of a, b"."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        low = f"{'above' if self.low_open else 'at least'} {self.low:g}"
+        high = f"{'below' if self.high_open else 'at most'} {self.high:g}"
+        bounds = [t for t, b in ((low, self.low), (high, self.high)) if math.isfinite(b)]
+        if len(bounds) == 2 and not (self.low_open or self.high_open):
+            return f"{self.low:g} to {self.high:g}"
+        return " and ".join(bounds) or "a finite number"
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value, of the type of the default, is allowed."""
+        if isinstance(value, tuple | list):
+            return all(self.allows(v) for v in value)
+        if self.choices:
+            return value in self.choices
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return True
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return math.isfinite(value) and above and below
+
+
+def _one_of(default: str, *others: str) -> Key:
+    return Key(default, choices=(default, *others))
+
+
+def _count(default: int, low: int = 1) -> Key:
+    return Key(default, low=low, high=2**31 - 1)
+
+
+def _share(default: float) -> Key:
+    return Key(default, low=0, high=1)
+
+
+def _from_0(default: Any) -> Key:
+    return Key(default, low=0)
+
+
+def _above_0(default: Any) -> Key:
+    return Key(default, low=0, low_open=True)
+
+
+def _below_1(default: float) -> Key:
+    return Key(default, low=0, high=1, high_open=True)
+
+
+DTYPES = ("float32", "bfloat16", "float64")
+
+KEYS = {
+    "seed": _count(0, low=0),
+    "batch_size": _count(256),  # global, over all devices and processes
+    "epochs": _count(100),
+    "image_size": _count(224),  # px
+    "init_from": Key(""),  # folder of an exported encoder to start from
+    "log_every": _count(50),  # steps
+    "checkpoint_every": _count(1000, low=0),  # steps; 0: at the end only
+    "keep": _count(3),  # newest checkpoints kept
+    "keep_every": _count(
+        0, low=0
+    ),  # steps; checkpoints at its multiples are kept for good; 0: none
+    "evaluate_every": _count(0, low=0),  # epochs between evaluations; 0: at the end only
+    # Times to go back to the last checkpoint, and on without that stretch of the data, where a step
+    # is not finite (or collapsed, with collapse.stop); 0: stop the run.
+    "rollbacks": _count(0, low=0),
+    "hang_seconds": _from_0(1800.0),  # without a sign of life, until the process ends; 0.0: never
+    "data.name": Key("imagenet2012"),  # digits, folder, npz, or any tfds name
+    "data.dir": Key(""),  # tfds data_dir, the folder of images, or the .npz file
+    "data.placement": _one_of("stream", "resident"),  # resident: decoded, in the devices' memory
+    "data.resident_size": _count(0, low=0),  # px, side of decoded squares; 0: the evaluation's
+    "data.steps_per_dispatch": _count(0, low=0),  # of resident data; 0: automatic
+    "data.max_damaged": _share(0.02),  # of the data set; beyond it the run stops
+    "data.train_examples": _count(0, low=0),  # 0: ask the data; any other number must be theirs
+    "data.threads": _count(0, low=0),  # of the input pipeline; 0: automatic
+    "mesh.fsdp": _count(1),  # devices that share one copy of the state
+    "views.recipe": _one_of("byol", "simclr", "cifar", "digits", "crop_flip", "multi_crop"),
+    "views.placement": _one_of("host", "device"),  # by tf.data, or in the train step
+    "views.mean": Key(()),  # per channel, of images in 0..1; (): those of the data set
+    "views.std": _above_0(()),
+    "encoder.name": _one_of(
+        "resnet50", "tiny", "resnet18", "resnet34", "resnet101", "resnet152", "resnet200"
+    ),
+    "encoder.width": Key(1.0, low=0.25, high=4),  # times every channel count
+    "encoder.padding": _one_of("torch", "same"),
+    "encoder.drop_path": _below_1(0.0),  # stochastic depth, of the last block
+    "encoder.remat": Key(False),  # recompute blocks in the backward pass: less memory, more time
+    "encoder.dtype": Key("float32", choices=DTYPES),  # of the computation
+    "method.name": _one_of("byol", "siamese", "simclr", "supervised"),
+    "method.probe": Key(True),  # an online linear probe where there are labels
+    "optimizer.name": _one_of("sgd", "lars", "adamw"),
+    "optimizer.lr": _from_0(0.1),  # at batch 256
+    "optimizer.lr_scaling": _one_of("linear", "sqrt", "none"),  # B / 256, sqrt(B), as it is
+    "optimizer.warmup_epochs": _from_0(0.0),
+    "optimizer.weight_decay": _from_0(0.0),
+    "optimizer.accumulate": _count(1),  # micro-batches per step
+    "collapse.threshold": _from_0(0.1),  # warn when features spread less than this x 1/sqrt(d)
+    "collapse.stop": Key(False),  # stop then
+    "eval.batch_size": _count(256),
+    "eval.resize": _count(0, low=0),  # px of the shorter side before the crop; 0: 8/7 from 64 px on
+    "eval.train_examples": _count(0, low=0),  # for kNN and few-shot, at most; 0: all
+    "eval.knn_k": _count(200),  # neighbours; at most 2% of the training images (20 of a small set)
+    "eval.knn_temperature": _above_0(0.07),
+    "eval.epochs": _count(80),  # linear, finetune
+    # linear: swept, at batch 1024. The papers' five, and larger ones, which cost nothing more and
+    # give small features (an untrained encoder's) their chance.
+    "eval.lrs": _above_0((100.0, 30.0, 10.0, 3.0, 1.0, 0.4, 0.3, 0.2, 0.1, 0.05)),
+    "eval.finetune_lrs": _above_0((0.4, 0.1, 0.03)),  # finetune: swept, at batch 1024
+    "eval.train_batch": _count(1024),  # linear, finetune
+    # Share of the training set on which the learning rate is picked.
+    "eval.validation": Key(0.1, low=0, high=1, low_open=True, high_open=True),
+    "eval.label_fraction": Key(0.1, low=0, high=1, low_open=True),  # finetune: labels used
+    "eval.shots": _count((1, 5, 10)),  # fewshot: labels per class
+    "eval.draws": _count(10),  # fewshot: random draws of the labelled images
+    "eval.fewshot_c": _above_0(100.0),  # fewshot: inverse regularisation of logistic regression
+}
+
+_STATISTICS = {
+    # What batch-norm statistics are taken over: each view by itself, or all views together; and in
+    # how many groups of contiguous rows (1: the global batch, or micro-batch).
+    "bn": _one_of("per_view", "joint"),
+    "bn_groups": _count(1),
+}
+_NEGATIVES = {
+    "beta": _from_0(0.0),  # weight of the negatives; 0.0: regression, without any
+    "temperature": _above_0(0.1),  # of the negatives
+}
+_HEADS = {
+    "hidden": _count(4096),  # width of the hidden layers of projector and predictor
+    "out": _count(256),  # width of the embedding
+}
+
+# choice -> its values that have keys of their own -> those keys. All methods called resnetN share
+# the group "resnet".
+GROUPS: dict[str, dict[str, dict[str, Key]]] = {
+    "method.name": {
+        "byol": {
+            **_HEADS,
+            "predictor": Key(True),
+            "tau": _share(0.99),  # decay of the target at step 0
+            "tau_schedule": _one_of("cosine", "constant"),  # cosine: to 1 at the end
+            **_NEGATIVES,
+            **_STATISTICS,
+        },
+        "siamese": {
+            **_HEADS,
+            "predictor": Key(True),
+            "stop_gradient": Key(True),  # through the projections that are the targets
+            **_NEGATIVES,
+            **_STATISTICS,
+        },
+        "simclr": {
+            "hidden": _count(2048),
+            "out": _count(128),
+            "layers": _count(2),  # of the projector: 2 (v1), 3 (v2)
+            "temperature": _above_0(0.1),
+            "bn": _one_of("joint", "per_view"),
+            "bn_groups": _count(1),
+        },
+        "supervised": {"bn_groups": _count(1)},
+    },
+    "optimizer.name": {
+        "lars": {
+            "momentum": _below_1(0.9),
+            "nesterov": Key(False),
+            "eta": _above_0(1e-3),
+            "lr_inside": Key(False),  # lr inside the momentum buffer (SimCLR)
+        },
+        "sgd": {"momentum": _below_1(0.9), "nesterov": Key(False)},
+        "adamw": {"b1": _below_1(0.9), "b2": _below_1(0.999), "eps": _above_0(1e-8)},
+    },
+    "encoder.name": {
+        "resnet": {
+            "stem": _one_of("imagenet", "cifar"),  # 7x7 stride 2 and pool; 3x3 stride 1
+            "zero_init_last": Key(False),  # scale of the last norm of each block starts at 0
+            "project_first": Key(False),  # R18, R34: a projection in the first stage
+            "space_to_depth": Key(False),  # imagenet stem on blocks of 2x2 px: the same results
+        },
+    },
+    "views.recipe": {
+        "multi_crop": {
+            "small": _count(96),  # px, side of the local views
+            "count": _count(6),  # local views
+        },
+    },
+}
 
 # Keys that may differ when a run is resumed: they change no number that is trained.
 MAY_CHANGE = (
@@ -33,106 +235,36 @@ MAY_CHANGE = (
     "eval.",
 )
 
+_FREE = "views.overrides."
+"""Prefix of keys that are fields of `views.spec.ViewSpec`, for every view."""
+
+
+def all_keys() -> dict[str, Key]:
+    """Every key there is, those of all groups too."""
+    found = dict(KEYS)
+    for groups in GROUPS.values():
+        for group, keys in groups.items():
+            found |= {f"{group}.{name}": key for name, key in keys.items()}
+    return found
+
 
 def default_config() -> ConfigDict:
-    """All keys with their defaults: BYOL on ImageNet with ResNet-50, 300 epochs."""
-    c = ConfigDict()
-    c.seed = 0
-    c.batch_size = 4096  # global, over all devices and processes
-    c.epochs = 300
-    c.image_size = 224  # px
-    c.init_from = ""  # folder of an exported encoder to start from
-    c.log_every = 50  # steps
-    c.checkpoint_every = 1000  # steps
-    c.keep = 3  # newest checkpoints kept
-    c.keep_every = 0  # steps; checkpoints at its multiples are kept for good; 0: none
-    c.evaluate_every = 0  # epochs between kNN evaluations during training; 0: at the end only
+    """All keys of all groups with their defaults."""
+    config = ConfigDict()
+    for key, row in all_keys().items():
+        put(config, key, row.default)
+    config.views.overrides = ConfigDict()  # fields of views.spec.ViewSpec, for every view
+    return config
 
-    c.rollbacks = 0  # times to go back to the last checkpoint, and on without that stretch of the
-    # data, where a step is not finite (or collapsed, with collapse.stop); 0: stop the run
-    c.hang_seconds = 1800.0  # without a sign of life, until the process ends itself; 0.0: never
 
-    c.data = ConfigDict()
-    c.data.name = "imagenet2012"  # digits, folder, npz, or any tfds name
-    c.data.dir = ""  # tfds data_dir, the folder of images, or the .npz file
-    c.data.placement = "stream"  # stream; resident: decoded, in the devices' memory
-    c.data.resident_size = 0  # px, side of squares that encoded images are decoded to; 0: eval's
-    c.data.steps_per_dispatch = 0  # resident: steps a call of the device; 0: automatic
-    c.data.max_damaged = 0.02  # of the data set; beyond it the run stops
-    c.data.train_examples = 0  # 0: ask the data; any other number must be theirs
-    c.data.threads = 0  # of the input pipeline; 0: automatic
-
-    c.mesh = ConfigDict()
-    c.mesh.fsdp = 1  # devices that share one copy of parameters, target and optimizer's state
-
-    c.views = ConfigDict()
-    c.views.recipe = "byol"  # byol, simclr, cifar, digits, crop_flip
-    c.views.placement = "host"  # host (tf.data), device (in the train step)
-    c.views.mean = ()  # per channel, of images in 0..1; (): those of the data set
-    c.views.std = ()
-    c.views.overrides = ConfigDict()  # fields of views.spec.ViewSpec, for every view
-
-    c.encoder = ConfigDict()
-    c.encoder.name = "resnet50"  # tiny, resnet18|34|50|101|152|200
-    c.encoder.width = 1.0
-    c.encoder.stem = "imagenet"  # imagenet, cifar
-    c.encoder.padding = "torch"  # torch, same
-    c.encoder.zero_init_last = False
-    c.encoder.project_first = False
-    c.encoder.drop_path = 0.0
-    c.encoder.remat = False
-    c.encoder.space_to_depth = False  # imagenet stem on blocks of 2x2 pixels: the same results
-    c.encoder.dtype = "bfloat16"  # of the computation: bfloat16, float32, float64
-
-    c.method = ConfigDict()
-    c.method.name = "byol"  # byol, simclr, supervised
-    c.method.hidden = 4096  # width of the hidden layers of projector and predictor
-    c.method.out = 256  # width of the embedding
-    c.method.predictor = True  # byol
-    c.method.target = True  # byol: a target network
-    c.method.tau = 0.99  # byol: of the target at step 0
-    c.method.tau_schedule = "cosine"  # cosine (to 1 at the end), constant (1.0: a fixed target)
-    c.method.beta = 0.0  # byol: weight of the negatives
-    c.method.temperature = 0.1  # simclr; byol with beta > 0
-    c.method.stop_gradient = True  # byol without a target network
-    c.method.bn = "per_view"  # per_view, joint: what batch-norm statistics are taken over
-    c.method.head = "v1"  # simclr: v1 (2 layers), v2 (3 layers)
-    c.method.probe = True  # an online linear probe where there are labels
-
-    c.optimizer = ConfigDict()
-    c.optimizer.name = "lars"  # lars, sgd, adamw
-    c.optimizer.lr = 0.3  # at batch 256
-    c.optimizer.lr_scaling = "linear"  # linear (B / 256), sqrt (sqrt(B)), none
-    c.optimizer.warmup_epochs = 10.0
-    c.optimizer.weight_decay = 1e-6
-    c.optimizer.momentum = 0.9  # lars, sgd; b1 of adamw
-    c.optimizer.nesterov = False  # lars, sgd
-    c.optimizer.eta = 1e-3  # lars
-    c.optimizer.lr_inside = False  # lars: lr inside the momentum buffer (SimCLR)
-    c.optimizer.accumulate = 1  # micro-batches a step
-
-    c.collapse = ConfigDict()
-    c.collapse.threshold = 0.1  # warn when features spread less than this share of 1/sqrt(d)
-    c.collapse.stop = False  # stop then
-
-    c.eval = ConfigDict()
-    c.eval.batch_size = 256
-    c.eval.resize = 0  # px of the shorter side before the centre crop; 0: 8/7 of image_size from 64
-    c.eval.train_examples = 0  # at most so many training images for kNN and few-shot; 0: all
-    c.eval.knn_k = 200  # neighbours; at most 2% of the training images (20 of a small set)
-    c.eval.knn_temperature = 0.07
-    c.eval.epochs = 80  # linear, finetune
-    # linear: swept, at batch 1024. The papers' five, and larger ones, which cost nothing more and
-    # give small features (an untrained encoder's) their chance.
-    c.eval.lrs = (100.0, 30.0, 10.0, 3.0, 1.0, 0.4, 0.3, 0.2, 0.1, 0.05)
-    c.eval.finetune_lrs = (0.4, 0.1, 0.03)  # finetune: swept, at batch 1024
-    c.eval.train_batch = 1024  # linear, finetune
-    c.eval.validation = 0.1  # share of the training set on which the learning rate is picked
-    c.eval.label_fraction = 0.1  # finetune: share of the labels used
-    c.eval.shots = (1, 5, 10)  # fewshot: labels a class
-    c.eval.draws = 10  # fewshot: random draws of the labelled images
-    c.eval.fewshot_c = 100.0  # fewshot: inverse regularisation of the logistic regression
-    return c
+def put(config: ConfigDict, key: str, value: Any) -> None:
+    """Set a key given with its groups, which are made where they are missing."""
+    *groups, name = key.split(".")
+    for group in groups:
+        if group not in config:
+            config[group] = ConfigDict()
+        config = config[group]
+    config[name] = value
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -158,19 +290,74 @@ def nearest(key: str, keys: Any) -> str:
     return f"did you mean {close[0]}?" if close else "the keys are listed in byol_jax/config.py."
 
 
-def check_keys(config: ConfigDict) -> None:
-    """Refuse a config whose keys are not those of `default_config`.
+def group_of(choice: str, name: str) -> str:
+    """The group of keys that belongs to a choice: ("encoder.name", "resnet50") -> "resnet"."""
+    return "resnet" if choice == "encoder.name" and name.startswith("resnet") else name
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """The config with only the groups that its choices name, all its values checked.
+
+    Args:
+      config: complete, or resolved before.
+
+    Returns:
+      A copy.
 
     Raises:
-      ValueError: a key is unknown (with the nearest right one) or missing.
+      ValueError: a key is unknown or missing, a value is not allowed, or a key was changed in a
+        group that is not in use.
     """
-    known, given = set(flatten(default_config())), set(flatten(config))
-    unknown = sorted(k for k in given - known if not k.startswith("views.overrides."))
+    config, known = ConfigDict(config.to_dict()), all_keys()
+    flat = flatten(config)
+    unknown = sorted(k for k in flat.keys() - known.keys() if not k.startswith(_FREE))
     if unknown:
         raise ValueError(f"Unknown config key {unknown[0]}: {nearest(unknown[0], known)}")
-    missing = sorted(known - given)
-    if missing:
-        raise ValueError(f"The config lacks the key {missing[0]}; start from default_config().")
+    used = {group_of(choice, flat.get(choice, "")) for choice in GROUPS}
+    unused = {group: choice for choice, groups in GROUPS.items() for group in groups}
+    for key, row in known.items():
+        group = key.split(".")[0]
+        if group in unused and group not in used:
+            if key in flat and not _same(flat[key], row.default):
+                choice = unused[group]
+                raise ValueError(
+                    f"{key} has no effect: {choice} is {flat[choice]!r}; set {choice}={group}."
+                )
+        elif key not in flat:
+            raise ValueError(f"The config lacks the key {key}; start from default_config().")
+        elif not row.allows(flat[key]):
+            hint = f" {nearest(flat[key], row.choices)}" if row.choices else ""
+            raise ValueError(f"{key} is {flat[key]!r}; expected {row.expected()}.{hint}")
+    for group in unused.keys() - used:
+        if group in config:
+            del config[group]
+    _check_together(config)
+    return config
+
+
+def _same(value: Any, default: Any) -> bool:
+    return value == (list(default) if isinstance(default, tuple) else default)
+
+
+def _check_together(config: ConfigDict) -> None:
+    """What single keys do not tell."""
+    if config.batch_size % config.optimizer.accumulate:
+        raise ValueError(
+            f"batch_size {config.batch_size} cannot be divided into optimizer.accumulate "
+            f"{config.optimizer.accumulate} micro-batches."
+        )
+    if config.data.placement == "resident" and config.views.placement != "device":
+        raise ValueError(
+            "data.placement is 'resident', but views.placement is 'host'; images that lie on the "
+            "device are augmented there: set views.placement to device."
+        )
+    method = config.get(config.method.name, ConfigDict())
+    rows, groups = config.batch_size // config.optimizer.accumulate, method.get("bn_groups", 1)
+    if rows % groups:
+        raise ValueError(
+            f"{config.method.name}.bn_groups is {groups}; expected a divisor of the "
+            f"{rows} rows of a (micro-)batch."
+        )
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -184,79 +371,3 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             shown = ["(none)" if v is missing else repr(v) for v in (before, after)]
             lines.append(f"  {key}: {shown[0]} -> {shown[1]}")
     return lines
-
-
-def save_config(config: ConfigDict, path: Path) -> None:
-    """Write the resolved config as JSON, whole or not at all.
-
-    Raises:
-      ValueError: a number is not finite: the file could not be read back.
-    """
-    for key, value in flatten(config).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{key} is {value}; expected a finite number.")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
-    temporary.replace(path)
-
-
-def load_config(path: Path) -> ConfigDict:
-    """Read a config back from JSON.
-
-    Raises:
-      ValueError: there is no such file, it is no JSON, or its keys are not ours.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; expected the folder of a run made by train.")
-    try:
-        values = read_json(path)
-    except (OSError, ValueError) as e:
-        raise ValueError(f"{path} is no JSON ({e}); restore it or start a new run.") from e
-    if not isinstance(values, dict):
-        raise ValueError(
-            f"{path} is no config but {type(values).__name__}; restore it or start a new run."
-        )
-    config = default_config()  # keys that are newer than the run keep their defaults
-    known = flatten(config)
-    for key, value in flatten(values).items():
-        override = key.removeprefix("views.overrides.") if key not in known else ""
-        if key not in known and (
-            override == key or not override.isidentifier() or override[0] == "_"
-        ):
-            raise ValueError(
-                f"{path}: {key[:80]} cannot be {repr(value)[:80]}; unknown config key {key[:80]}: "
-                f"{nearest(key, known)}"
-            )
-        if not _fits(known.get(key), value):
-            kind = type(known[key]).__name__ if key in known else "number, text or list of them"
-            raise ValueError(f"{path}: {key} cannot be {repr(value)[:80]}; expected a {kind}.")
-        try:
-            _set(config, key, _tuples(value))
-        except (TypeError, KeyError, ValueError, AttributeError) as e:
-            raise ValueError(f"{path}: {key} cannot be {repr(value)[:80]} ({e}).") from e
-    check_keys(config)
-    return config
-
-
-def _fits(default: Any, value: Any) -> bool:
-    """Whether a value from JSON is of its default's kind; None: of any that an override may be."""
-    if isinstance(value, list):
-        return (default is None or isinstance(default, list)) and all(_fits(None, x) for x in value)
-    if isinstance(value, str) and len(value) > 4096:  # no path is longer; errors show values
-        return False
-    if default is None:
-        return type(value) in (bool, int, float, str)
-    return type(value) in ((int, float) if isinstance(default, float) else (type(default),))
-
-
-def _set(config: ConfigDict, key: str, value: Any) -> None:
-    *groups, name = key.split(".")
-    for group in groups:
-        if group not in config:
-            config[group] = ConfigDict()
-        config = config[group]
-    config[name] = value
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,6 +1,7 @@
-"""The vocabulary every room shares: batches, encoders, methods and the train state.
+"""Types that every module shares: batches, encoders, methods and the train state.
 
-Shape key: N batch rows, G batch-norm groups (axis 1), B batch, V views, H W C image, D features.
+Shape key: N batch rows, G batch-norm groups (axis 1), B batch, V views, H W C image, D features,
+K visible patches.
 """
 
 from __future__ import annotations
@@ -14,9 +15,18 @@ import jax
 Array = jax.Array
 Tree = Any  # a pytree of arrays
 Batch = Mapping[str, Any]
-"""One training batch, arrays only.
+"""One training batch, a flat dict of arrays.
 
-views  [B, V, H, W, C]  float, normalised (uint8 [B, 1, H, W, C] where the device makes the views)
+Before the train step has made the views, one of:
+image  [B, H, W, C]     uint8, whole images of one size
+views, and any further group of the recipe by its name: [B, V, S, S, C] uint8, windows that the host
+                        has cut
+row    [B] int32        where each image lies in data that are resident on the device
+
+What a method sees:
+views  [B, V, S, S, C]  float, normalised
+(name) [B, V', s, s, C] any further group of the recipe by its name, one array of one size each
+target                  what a pretext task asks for (never under "label", which the probe reads)
 index  [B] int32        position of the example in the data set
 label  [B] int32        class, -1 where unknown
 mask   [B] float32      1, or 0 for a row that must not count (a substitute, padding)
@@ -24,7 +34,13 @@ mask   [B] float32      1, or 0 for a row that must not count (a substitute, pad
 
 
 class Features(NamedTuple):
-    """What an encoder gives: `pooled` [N, G, D] and `maps`, one [N, G, H, W, C] a stage."""
+    """What an encoder computes.
+
+    pooled: [N, G, D], at least float32.
+    maps: one [N, G, H_i, W_i, C_i] per stage, fine to coarse, before pooling: what dense heads and
+      probes of single layers read. (A vision transformer's are the patch tokens of chosen blocks,
+      all on one grid.)
+    """
 
     pooled: Array
     maps: tuple[Array, ...]
@@ -34,12 +50,12 @@ class Encoder(NamedTuple):
     """An image encoder as two pure functions.
 
     init(key, images_NGHWC) -> (params, stats)
-    apply(params, stats, images_NGHWC, train, key=None, keep=None) -> (Features, stats)
+    apply(params, stats, images_NGHWC, train, key=None, groups=1) -> (Features, stats)
 
-    Axis 1 is the batch-norm group: in training each group is normalised by its own statistics over
-    axis 0 (the whole, global batch), and the running statistics move once a group, in order. G = V
-    takes statistics per view; a reshape to G = 1 takes them jointly. `keep` names the patches that
-    a masked encoder sees; convolutional encoders refuse it.
+    Axis 1 holds the views. In training each view is normalised by its own statistics over axis 0
+    (the whole, global batch); a reshape to G = 1 takes them jointly (`models.joint`). With `groups`
+    above 1 they are taken over so many groups of contiguous rows instead (`models.grouped`). The
+    running statistics move once per view, in order.
 
     dim: features D. channels: image channels C. config: a JSON-able description from which
     `models.make_encoder` builds the same encoder again; saved with every checkpoint and export.
@@ -52,8 +68,32 @@ class Encoder(NamedTuple):
     config: dict[str, Any]
 
 
+class ViT(NamedTuple):
+    """A vision transformer: an `Encoder` like any other, and what only a transformer can do.
+
+    tokens(params, images_NHWC, keep_NK) -> [N, K, D]: the tokens of the patches numbered in `keep`,
+      int32, all others left out before the first block; of all patches where `keep` is None.
+    patch: side of a patch, px.
+    """
+
+    encoder: Encoder
+    tokens: Callable[..., Array]
+    patch: int
+
+
+def starting_from(encoder: Encoder, params: Tree, stats: Tree) -> Encoder:
+    """The encoder whose `init` returns given arrays: a pre-trained one, to go on with.
+
+    Args:
+      encoder: any.
+      params, stats: its parameters and statistics.
+    """
+    arrays = jax.tree.map(jax.numpy.asarray, (params, stats))
+    return encoder._replace(init=lambda key, images_NGHWC: arrays)
+
+
 class Aux(NamedTuple):
-    """What a loss gives beside its scalar.
+    """What a loss returns beside its scalar.
 
     extra: the method's next `extra`. features: {"h": [B, V, D], "z": [B, V, D'], ...}, watched for
     collapse and read by probes. metrics: flat dict of scalars.
@@ -73,16 +113,18 @@ class Method(NamedTuple):
     """A self-supervised method as pure functions; see docs/architecture.md.
 
     init(key, batch) -> (params, extra)            params: what gradients train; extra: all else
-    loss(params, extra, batch, key) -> (scalar, Aux)
+    loss(params, extra, batch, key, step) -> (scalar, Aux)     step: before the increment
     encoder(params, extra) -> (params, stats)      the online encoder, under any wrapper
     features(params, extra, images_NGHWC) -> {"h", "z", ...}   inference mode
+    takes: {"views": 2}                            how many views of each group `loss` reads
     after_update(params, extra, step) -> (extra, metrics)      step: before the increment
     """
 
     init: Callable[[Array, Batch], tuple[Tree, Tree]]
-    loss: Callable[[Tree, Tree, Batch, Array], tuple[Array, Aux]]
+    loss: Callable[[Tree, Tree, Batch, Array, Array], tuple[Array, Aux]]
     encoder: Callable[[Tree, Tree], tuple[Tree, Tree]]
     features: Callable[[Tree, Tree, Array], dict[str, Array]]
+    takes: Mapping[str, int]
     after_update: Callable[[Tree, Tree, Array], tuple[Tree, dict[str, Array]]] = _no_update
 
 
@@ -92,7 +134,7 @@ class TrainState:
     """All that changes in training, arrays only.
 
     step: optimizer steps done, int32. position: examples of the global data order read so far,
-    int32 (2**31 - 1 examples at most; `build` refuses longer runs).
+    int32 (2**31 - 1 examples at most; longer runs are refused).
     """
 
     step: Array

@@ -1,4 +1,4 @@
-"""Judge the encoder of a run beside an untrained one.
+"""Evaluate the encoder of a run beside an untrained one.
 
 python -m byol_jax.evaluate --workdir DIR --protocol knn|linear|finetune|fewshot \\
     [--config.KEY=VALUE ...]
@@ -15,8 +15,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from byol_jax import cli, log
-from byol_jax.build.evaluation import PROTOCOLS, open_judge
-from byol_jax.config import default_config, load_config, nearest
+from byol_jax.config import default_config, nearest, resolve
+from byol_jax.config_file import load_config
+from byol_jax.experiment.evaluation import PROTOCOLS, open_eval_data
 from byol_jax.run_folder import keep_compiled, read_run
 
 
@@ -25,7 +26,7 @@ def table(protocol: str, result: dict[str, Any]) -> str:
     if protocol == "fewshot":
         rows = result["rows"]
         columns = [c for c in next(iter(rows.values())) if not c.endswith("_std")]
-        lines = ["labels a class".ljust(20) + "".join(c.rjust(9) for c in columns)]
+        lines = ["labels per class".ljust(20) + "".join(c.rjust(9) for c in columns)]
         for name, row in rows.items():
             lines.append(name.ljust(20) + "".join(f"{row[c]:9.1f}" for c in columns))
         return "\n".join(lines)
@@ -57,22 +58,21 @@ def evaluate(workdir: Path, protocol: str, overrides: ConfigDict | None = None) 
         )
     keep_compiled(workdir)
     run = read_run(workdir)
-    if overrides is not None:
-        run = run._replace(config=overrides)
-    judge = open_judge(run)
+    run = run._replace(config=resolve(run.config if overrides is None else overrides))
+    data = open_eval_data(run)
     log.say(
-        f"{protocol} of step {run.info.step} on {judge.train.num_examples:,} training and "
-        f"{judge.test.num_examples:,} test images of {run.config.data.name}"
+        f"{protocol} of step {run.info.step} on {data.train.num_examples:,} training and "
+        f"{data.test.num_examples:,} test images of {run.config.data.name}"
     )
     with log.busy(protocol):
-        result = PROTOCOLS[protocol](run, judge)
+        result = PROTOCOLS[protocol](run, data)
     result = {
         "protocol": protocol,
         "method": run.info.method,
         "step": run.info.step,
         "data": run.config.data.name,
-        "train_images": judge.train.num_examples,
-        "test_images": judge.test.num_examples,
+        "train_images": data.train.num_examples,
+        "test_images": data.test.num_examples,
     } | result
     folder = workdir / "eval"
     folder.mkdir(exist_ok=True)

@@ -16,67 +16,12 @@ from jax.sharding import Mesh
 
 from byol_jax import log
 from byol_jax.core import Step, TrainState
-from byol_jax.mesh import agreement, put_batch, put_steps
-from byol_jax.processes import gather, main_process
-from byol_jax.watch import Upkeep
+from byol_jax.faults import Damage, Diverged, Interrupted
+from byol_jax.mesh import all_max, put_batch, put_steps
+from byol_jax.processes import gather
+from byol_jax.watch import RunMonitor
 
 Metrics = dict[str, float]
-
-NAMED = 200
-"""Damaged images that are named in the log of a run."""
-
-
-class TrainingError(RuntimeError):
-    """The run cannot go on: it is not finite, collapsed, or its data are too damaged."""
-
-
-class Diverged(TrainingError):
-    """Loss or gradient norm is not finite, or the features collapsed, at `step`.
-
-    position: of the data order after that step.
-    """
-
-    def __init__(self, message: str, step: int) -> None:
-        super().__init__(message)
-        self.step, self.position = step, 0
-
-
-class Interrupted(Exception):
-    """An evaluation was left, since the run shall stop."""
-
-
-class Damage:
-    """The distinct examples that could not be read, with their names in the log.
-
-    Args:
-      limit: how many may be damaged before the run stops.
-      explain: index -> name and reason.
-      seen: indices known from before a resume.
-    """
-
-    def __init__(self, limit: float, explain: Callable[[int], str], seen: Any = ()) -> None:
-        self.limit, self.explain, self.seen = limit, explain, set(seen)
-
-    def add(self, indices: np.ndarray) -> None:
-        """Count substituted examples, those of all processes.
-
-        Raises:
-          TrainingError: more are damaged than the limit.
-        """
-        for index in indices.tolist():
-            if index in self.seen:
-                continue
-            self.seen.add(index)
-            if main_process() and len(self.seen) <= NAMED:
-                log.say(f"damaged image {len(self.seen)}: {self.explain(index)} (substituted)")
-            elif len(self.seen) == NAMED + 1:
-                log.say("more damaged images are counted in data/damaged, and not named")
-        if len(self.seen) > self.limit:
-            raise TrainingError(
-                f"{len(self.seen)} images cannot be read, more than data.max_damaged allows "
-                f"({self.limit:.0f}); their names are above. Repair or remove them, or raise "
-                "data.max_damaged."
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +29,8 @@ class Options:
     """When the loop does what. Steps count from 1; 0 is never.
 
     collapse_threshold: warn when features spread less than this share of 1/sqrt(d).
-    steps_per_dispatch: at most, of a step function made by `jit_steps`; 0: one made by `jit_step`.
+    steps_per_dispatch: at most, of a step made by `jit_steps`; 0: one made by `jit_step`.
+    what: the step, for messages. quiet: no progress lines.
     """
 
     total_steps: int
@@ -96,6 +42,7 @@ class Options:
     collapse_stop: bool = False
     steps_per_dispatch: int = 0
     what: str = "the train step"
+    quiet: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,15 +50,32 @@ class Hooks:
     """What the loop calls. Each may be left out.
 
     evaluate: (state, poll) -> metrics, at `evaluate_every`; it calls `poll` often, which ends it by
-    an exception where the run shall stop. save: (step, state, row): the row belongs to the
+    an exception where the run must stop. save: (step, state, row): the row belongs to the
     checkpoint, for a run that is killed before it has written it. write: (step, row).
-    last_saved: the newest step on disk, for messages.
+    last_saved: the newest step on disk, for messages. damage: takes the indices of substituted
+    examples.
     """
 
     evaluate: Callable[[TrainState, Callable[[], None]], Metrics] | None = None
     save: Callable[[int, TrainState, Metrics], None] | None = None
     write: Callable[[int, Metrics], None] | None = None
     last_saved: Callable[[], int | None] = lambda: None
+    damage: Damage | None = None
+
+
+class Program(NamedTuple):
+    """What runs in the loop.
+
+    step: compiled by `jit_step`, or by `jit_steps` (see `Options.steps_per_dispatch`).
+    batches: this process's rows of the global batches, from `state.position` on.
+    root_key: of the run; the step folds its number in.
+    mesh: where batches go.
+    """
+
+    step: Step
+    batches: Iterator[Mapping[str, np.ndarray]]
+    root_key: Array
+    mesh: Mesh
 
 
 class _Pending(NamedTuple):
@@ -121,175 +85,179 @@ class _Pending(NamedTuple):
     steps: int
     metrics: dict[str, Array]
     damaged: np.ndarray  # indices of this process's substituted examples
-    agreed: Any  # (signal, damaged), the largest of any process
+    of_all: Any  # (signal, number of damaged), the largest of any process
 
 
+# The protocol. A dispatch takes one step, or several, and never goes past a boundary: a step that
+# is saved or evaluated.
+#
+#     dispatch 1 | dispatch 2, check 1 | dispatch 3, check 2 | ... | dispatch n, check n-1 |
+#         at a boundary:  check n, save n, evaluate n, write row n  |  dispatch n+1 | ...
+#
+# "Check" fetches the metrics of a dispatch while the devices are busy with the next one: they never
+# wait for the host, except at a boundary, since only a step known to be finite is saved. With each
+# dispatch the processes exchange, on the devices, what only one of them may know: a signal to stop,
+# a damaged image. It is read with the metrics, one dispatch late, so that all act alike.
 def fit(
     state: TrainState,
-    step_fn: Step,
-    batches: Iterator[Mapping[str, np.ndarray]],
+    program: Program,
     options: Options,
-    *,
-    root_key: Array,
-    mesh: Mesh,
     hooks: Hooks | None = None,
-    damage: Damage | None = None,
-    upkeep: Upkeep | None = None,
+    monitor: RunMonitor | None = None,
     owed: Metrics | None = None,
-    quiet: bool = False,
 ) -> TrainState:
     """Train from `state.step` to `options.total_steps`.
 
-    The metrics of step N are fetched after step N + 1 was dispatched, so that the devices never
-    wait for the host. At a save or an evaluation they are fetched first: a step is saved only when
-    its own loss and gradient norm are known to be finite. Its row goes with it, and is written
-    after the evaluation that belongs to it.
-
     Args:
       state: where to start; donated.
-      step_fn: the compiled step, or steps (see `Options.steps_per_dispatch`).
-      batches: this process's rows of the global batches, from `state.position` on.
-      options, hooks: when to do what, and what.
-      root_key: of the run; the step folds its number in.
-      mesh: where batches go.
-      damage: takes the indices of substituted examples.
-      upkeep: when its `stop` is set, in any process, the loop saves and returns after that dispatch
-        or, with several processes, the next; it is told what the loop is doing.
+      program, options, hooks: what runs, when to do what, and what is called.
+      monitor: when its `stop` is set, in any process, the loop saves and returns after that
+        dispatch or, with several processes, the next; it is told what the loop is doing.
       owed: the row of `state.step`, where it was saved but not written; it is written first.
-      quiet: no progress lines.
 
     Returns:
       The last state.
 
     Raises:
       TrainingError: too many damaged images.
-      Diverged: loss or gradient norm is not finite; collapse, where that shall stop. Nothing is
-        saved of that step; the error knows the place in the data after it.
+      Diverged: loss or gradient norm is not finite; collapse, where that shall stop the run.
+        Nothing is saved of that step; the error has the position in the data after it.
     """
-    hooks, upkeep = hooks or Hooks(), upkeep or Upkeep()
-    first, position, total = int(state.step), int(state.position), options.total_steps
-    step, stop, agree = first, upkeep.stop, agreement(mesh)
-    progress = log.Progress(total, first, options.batch_size, plain=not quiet)
-    row = _Row(options, hooks, progress, upkeep, damage)
-
-    def asked() -> None:
-        upkeep.alive("evaluating")
-        if number := int(np.asarray(agree([stop.signal, 0]))[0]):
-            stop.signal = stop.signal or number
-            raise Interrupted
-
-    if owed is not None:
-        stop.nothing_to_lose = False  # the time that the evaluation takes; all heed `asked` alike
-        try:
-            found = _evaluation(hooks, options, state, step, asked, upkeep)
-        except Interrupted:
-            return state
-        row.write(step, owed | found)
-    feed = _feed(batches, mesh, _dispatches(first, options, hooks), options.steps_per_dispatch)
-    pending: _Pending | None = None
+    hooks, monitor = hooks or Hooks(), monitor or RunMonitor()
+    first, position = int(state.step), int(state.position)
+    book = _Book(options, hooks, monitor, program.mesh, first)
+    if owed is not None and not book.write_owed(first, state, owed):
+        return state
+    feed = _feed(program, _dispatches(first, options, hooks), options.steps_per_dispatch)
+    pending, step = None, first
     try:
-        while step < total:
-            with upkeep.doing("wait", "waiting for input"):
+        while step < options.total_steps:
+            with monitor.doing("wait", "waiting for input"):
                 batch, damaged, count = next(feed)
             begins, step = step == first, step + count
-            upkeep.profile.before(step - count + 1, count, state.step)
-            with _compiling(options.what, upkeep) if begins else contextlib.nullcontext():
-                state, metrics = step_fn(state, batch, root_key)
-                agreed = agree([stop.signal, len(damaged)])
+            monitor.profile.before(step - count + 1, count, state.step)
+            with book.compiling() if begins else contextlib.nullcontext():
+                state, metrics = program.step(state, batch, program.root_key)
+                of_all = book.all_max([monitor.stop.signal, len(damaged)])
                 if begins:
                     jax.block_until_ready(metrics)
             if begins:
-                row.begin(step)
-                stop.nothing_to_lose = False
+                book.begin(step)
             if pending is not None:
-                row.settle(pending)
-            pending = _Pending(step, count, metrics, damaged, agreed)
-            last = step == total
-            evaluating = hooks.evaluate is not None and (last or _due(step, options.evaluate_every))
-            saving = last or row.stopping or _due(step, options.checkpoint_every)
-            if saving or evaluating:
-                values = row.check(pending)
+                book.settle(pending)
+            pending = _Pending(step, count, metrics, damaged, of_all)
+            if book.at_boundary(step):
+                if not book.finish(pending, state):
+                    return state
                 pending = None
-                stopping = row.stopping  # once: a signal may come at any moment
-                if saving or stopping:
-                    _save(hooks, step, state, values, upkeep)
-                if stopping:
-                    break
-                try:
-                    found = _evaluation(hooks, options, state, step, asked, upkeep)
-                except Interrupted:
-                    if not saving:
-                        _save(hooks, step, state, values, upkeep)
-                    break
-                row.write(step, values | found)
         if pending is not None:
-            row.settle(pending)
+            book.settle(pending)
     except Diverged as error:
         error.position = position + (error.step - first) * options.batch_size
         raise
     finally:
-        progress.close()
-        upkeep.profile.stop()
+        book.progress.close()
+        monitor.profile.stop()
     return state
 
 
-def _save(hooks: Hooks, step: int, state: TrainState, row: Metrics, upkeep: Upkeep) -> None:
-    if hooks.save is not None:
-        with upkeep.doing("save", "saving"):
-            hooks.save(step, state, row)
-
-
-def _evaluation(
-    hooks: Hooks,
-    options: Options,
-    state: TrainState,
-    step: int,
-    poll: Callable[[], None],
-    upkeep: Upkeep,
-) -> Metrics:
-    """The metrics of the evaluation that is due at a step; {} where none is."""
-    due = step == options.total_steps or _due(step, options.evaluate_every)
-    if hooks.evaluate is None or not due:
-        return {}
-    with upkeep.doing("evaluate", "evaluating"):
-        return hooks.evaluate(state, poll)
-
-
-@contextlib.contextmanager
-def _compiling(what: str, upkeep: Upkeep) -> Iterator[None]:
-    with log.busy(f"compiling {what}"), upkeep.doing("compile", f"compiling {what}"):
-        yield
-    upkeep.clock.turn_to("step")
-
-
-class _Row:
-    """Turns the metrics of a step into a row, and checks them.
+class _Book:
+    """Keeps the books of a run: checks what each dispatch gave, saves, evaluates, writes rows.
 
     stopping: whether a process was asked to stop, as far as all of them know.
     """
 
     def __init__(
-        self,
-        options: Options,
-        hooks: Hooks,
-        progress: log.Progress,
-        upkeep: Upkeep,
-        damage: Damage | None,
+        self, options: Options, hooks: Hooks, monitor: RunMonitor, mesh: Mesh, first: int
     ) -> None:
-        self.options, self.hooks, self.progress = options, hooks, progress
-        self.upkeep, self.damage = upkeep, damage
-        self.spent, self.since_step = upkeep.clock.read(), 0
+        self.options, self.hooks, self.monitor = options, hooks, monitor
+        self.all_max = all_max(mesh)
+        self.progress = log.Progress(
+            options.total_steps, first, options.batch_size, plain=not options.quiet
+        )
+        self.spent, self.since_step = monitor.clock.read(), 0
         self.warned, self._stopping = False, False
 
     @property
     def stopping(self) -> bool:
         alone = jax.process_count() == 1
-        return self._stopping or (alone and bool(self.upkeep.stop.signal))
+        return self._stopping or (alone and bool(self.monitor.stop.signal))
+
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """The first dispatch: what it takes is counted as compiling."""
+        what = f"compiling {self.options.what}"
+        with log.busy(what), self.monitor.doing("compile", what):
+            yield
+        self.monitor.clock.turn_to("step")
 
     def begin(self, step: int) -> None:
-        """Start the clocks anew: what came before was compiling."""
-        self.spent, self.since_step = self.upkeep.clock.read(), step
+        """The first dispatch is done: from here on there is something to lose."""
+        self.spent, self.since_step = self.monitor.clock.read(), step
         self.progress.start(step)
+        self.monitor.stop.nothing_to_lose = False
+
+    def at_boundary(self, step: int) -> bool:
+        """Whether the loop must know that this step is good before it goes on."""
+        return self._saving(step) or self._evaluating(step)
+
+    def _saving(self, step: int) -> bool:
+        last = step == self.options.total_steps
+        return last or self.stopping or _due(step, self.options.checkpoint_every)
+
+    def _evaluating(self, step: int) -> bool:
+        last = step == self.options.total_steps
+        due = last or _due(step, self.options.evaluate_every)
+        return self.hooks.evaluate is not None and due
+
+    def finish(self, pending: _Pending, state: TrainState) -> bool:
+        """Check a step, save it, evaluate it and write its row; False where the run must stop."""
+        step, saving = pending.step, self._saving(pending.step)
+        values = self.check(pending)
+        stopping = self.stopping  # once: a signal may come at any moment
+        if saving or stopping:
+            self._save(step, state, values)
+        if stopping:
+            return False
+        try:
+            found = self._evaluate(step, state)
+        except Interrupted:
+            if not saving:
+                self._save(step, state, values)
+            return False
+        self.write(step, values | found)
+        return True
+
+    def write_owed(self, step: int, state: TrainState, row: Metrics) -> bool:
+        """Evaluate and write the row of a step that an earlier start saved; False: stop."""
+        # The evaluation takes time that may be lost; every process heeds `_asked` alike.
+        self.monitor.stop.nothing_to_lose = False
+        try:
+            found = self._evaluate(step, state)
+        except Interrupted:
+            return False
+        self.write(step, row | found)
+        return True
+
+    def _asked(self) -> None:
+        """Called often by an evaluation: leaves it where a process was asked to stop."""
+        stop = self.monitor.stop
+        self.monitor.alive("evaluating")
+        if number := int(np.asarray(self.all_max([stop.signal, 0]))[0]):
+            stop.signal = stop.signal or number
+            raise Interrupted
+
+    def _evaluate(self, step: int, state: TrainState) -> Metrics:
+        """The metrics of the evaluation that is due at a step; {} where none is."""
+        if self.hooks.evaluate is None or not self._evaluating(step):
+            return {}
+        with self.monitor.doing("evaluate", "evaluating"):
+            return self.hooks.evaluate(state, self._asked)
+
+    def _save(self, step: int, state: TrainState, row: Metrics) -> None:
+        if self.hooks.save is not None:
+            with self.monitor.doing("save", "saving"):
+                self.hooks.save(step, state, row)
 
     def settle(self, pending: _Pending) -> None:
         """Check the steps of a dispatch, and write the row of the last of them if it is due."""
@@ -297,20 +265,21 @@ class _Row:
 
     def check(self, pending: _Pending) -> Metrics:
         """Fetch the metrics of the steps of a dispatch and check them; gives the last step's."""
-        found, agreed = jax.device_get((pending.metrics, pending.agreed))
+        found, (signal, damaged) = jax.device_get((pending.metrics, pending.of_all))
         found = {k: np.atleast_1d(v)[: pending.steps] for k, v in found.items()}
-        if agreed[0]:
+        if signal:
             self._stopping = True
-            self.upkeep.stop.signal = self.upkeep.stop.signal or int(agreed[0])
-        self.upkeep.alive("training")
+            self.monitor.stop.signal = self.monitor.stop.signal or int(signal)
+        self.monitor.alive("training")
         for i in range(pending.steps):
             values = {k: float(v[i]) for k, v in found.items()}
             self._check_finite(pending.step - pending.steps + 1 + i, values)
             self._check_collapse(pending.step - pending.steps + 1 + i, values)
         self.progress.update(pending.step, values["train/loss"])
-        if self.damage is not None:
-            self.damage.add(gather(pending.damaged, agreed[1]) if agreed[1] else pending.damaged)
-            values["data/damaged"] = len(self.damage.seen)
+        damage = self.hooks.damage
+        if damage is not None:
+            damage.add(gather(pending.damaged, damaged) if damaged else pending.damaged)
+            values["data/damaged"] = len(damage.seen)
         return values
 
     def write(self, step: int, values: Metrics) -> None:
@@ -320,13 +289,13 @@ class _Row:
         if due or evaluated:
             if self.hooks.write is not None:
                 self.hooks.write(step, values | self._timing(step))
-            self.spent, self.since_step = self.upkeep.clock.read(), step
+            self.spent, self.since_step = self.monitor.clock.read(), step
 
     def _timing(self, step: int) -> Metrics:
         steps, most = step - self.since_step, max(self.options.steps_per_dispatch, 1)
         if steps <= 0 or not self.since_step:  # the first step of this start was the compiler's
             return {"time/steps_per_dispatch": most}
-        now = self.upkeep.clock.read()
+        now = self.monitor.clock.read()
         spent = {k: now[k] - self.spent[k] for k in ("step", "wait", "save")}
         seconds = max(sum(spent.values()), 1e-9)
         return {
@@ -350,12 +319,12 @@ class _Row:
     def _check_collapse(self, step: int, values: Metrics) -> None:
         # The projections where there are any: features of a network that has just begun are all
         # positive and lie close together without being collapsed.
-        spread = values.get("features/z_std", values.get("features/h_std", 1.0))
-        if spread >= self.options.collapse_threshold:
+        std = values.get("features/z_std", values.get("features/h_std", 1.0))
+        if std >= self.options.collapse_threshold:
             self.warned = False
             return
         text = (
-            f"COLLAPSE at step {step}: the features of different images differ by {spread:.3f} of "
+            f"COLLAPSE at step {step}: the features of different images differ by {std:.3f} of "
             f"1/sqrt(d), less than {self.options.collapse_threshold}. All images look alike to the "
             "encoder; check predictor, target and learning rate."
         )
@@ -384,13 +353,14 @@ def _dispatches(first: int, options: Options, hooks: Hooks) -> Iterator[int]:
 
 
 def _feed(
-    batches: Iterator[Mapping[str, np.ndarray]], mesh: Mesh, counts: Iterator[int], most: int
+    program: Program, counts: Iterator[int], most: int
 ) -> Iterator[tuple[dict[str, Array], np.ndarray, int]]:
     """Batches on the devices, one dispatch ahead, with the indices of substituted examples."""
     ahead = None
     for count in counts:
-        some = list(itertools.islice(batches, count))
+        some = list(itertools.islice(program.batches, count))
         damaged = [np.asarray(b["index"])[np.asarray(b["mask"]) == 0] for b in some]
+        mesh = program.mesh
         placed = put_steps(some, most, mesh) if most else put_batch(some[0], mesh)
         now = (placed, np.concatenate(damaged), count)
         if ahead is not None:

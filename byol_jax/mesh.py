@@ -1,4 +1,4 @@
-"""Devices and processes: one mesh, and how arrays lie on it."""
+"""Devices and processes: one mesh, and how arrays are placed on it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-DIVIDED_FROM = 1024
-"""Numbers that each device must hold for an array to be divided: a tile of a TPU, 8 x 128."""
+SHARD_FROM = 1024
+"""Numbers that each device must hold for an array to be sharded: a tile of a TPU, 8 x 128."""
+
+Module = TypeVar("Module", bound=Any)  # a NamedTuple with `apply`: an encoder or a head
 
 
 def make_mesh(devices: Sequence[Any] | None = None, fsdp: int = 1) -> Mesh:
@@ -22,7 +24,7 @@ def make_mesh(devices: Sequence[Any] | None = None, fsdp: int = 1) -> Mesh:
 
     Args:
       devices: the devices; all of the process group's by default.
-      fsdp: devices that share one copy of the state, see `divided`.
+      fsdp: devices that share one copy of the state, see `state_sharding`.
 
     Raises:
       ValueError: the devices cannot be divided by `fsdp`.
@@ -65,8 +67,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def divided(tree: Any, mesh: Mesh) -> Any:
-    """How the arrays of a train state lie: large ones divided over `fsdp`, all others replicated.
+def state_sharding(tree: Any, mesh: Mesh) -> Any:
+    """Shardings of a train state: large arrays are divided over `fsdp`, all others replicated.
 
     Args:
       tree: arrays or their shapes.
@@ -79,13 +81,43 @@ def divided(tree: Any, mesh: Mesh) -> Any:
 
     def sharding(x: Any) -> NamedSharding:
         axes = [i for i, side in enumerate(x.shape) if side % shares == 0]
-        if shares == 1 or x.size < shares * DIVIDED_FROM or not axes:
+        if shares == 1 or x.size < shares * SHARD_FROM or not axes:
             return replicated(mesh)
         names: list[str | None] = [None] * x.ndim
         names[min(axes, key=lambda i: _padded(x.shape, i, shares))] = "fsdp"
         return NamedSharding(mesh, PartitionSpec(*names))
 
     return jax.tree.map(sharding, tree)
+
+
+def gathered(module: Module, mesh: Mesh) -> Module:
+    """An encoder or a head that finds its arrays whole, of a state that is divided over the mesh.
+
+    Every device gathers the parameters before its forward pass, and needs its share of their
+    gradients only; optimizer and moving average see the shares. The numbers are the same.
+
+    Args:
+      module: with apply(params, stats, ...).
+      mesh: see `state_sharding`.
+
+    Reference: Xu et al. 2020, Automatic Cross-Replica Sharding of Weight Update.
+    """
+    put = jax.lax.with_sharding_constraint
+
+    @jax.custom_vjp
+    def whole(tree: Any) -> Any:
+        return put(tree, replicated(mesh))
+
+    # The transpose of the constraint would have whole gradients on every device.
+    def share(_: None, grads: Any) -> tuple[Any]:
+        return (put(grads, state_sharding(grads, mesh)),)
+
+    whole.defvjp(lambda tree: (whole(tree), None), share)
+
+    def apply(params: Any, stats: Any, *args: Any, **options: Any) -> Any:
+        return module.apply(whole(params), whole(stats), *args, **options)
+
+    return module._replace(apply=apply)
 
 
 def _padded(shape: tuple[int, ...], axis: int, shares: int) -> int:
@@ -96,12 +128,12 @@ def _padded(shape: tuple[int, ...], axis: int, shares: int) -> int:
     return math.prod(outer) * -(-rows // 8) * -(-columns // 128)
 
 
-def rows(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Axis 0 divided over all devices."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
-def rows_of_steps(mesh: Mesh) -> NamedSharding:
+def steps_sharding(mesh: Mesh) -> NamedSharding:
     """Axis 0 is steps, axis 1 divided over all devices."""
     return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
 
@@ -123,7 +155,7 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Put this process's rows of a global batch onto its devices, asynchronously."""
-    return _put(batch, rows(mesh))
+    return _put(batch, batch_sharding(mesh))
 
 
 def put_steps(batches: Sequence[Mapping[str, np.ndarray]], most: int, mesh: Mesh) -> dict[str, Any]:
@@ -142,7 +174,7 @@ def put_steps(batches: Sequence[Mapping[str, np.ndarray]], most: int, mesh: Mesh
         parts = [batch[key] for batch in batches]
         stacked[key] = np.stack(parts + [np.zeros_like(parts[0])] * (most - len(parts)))
     count = np.asarray(len(batches), np.int32)
-    return {**_put(stacked, rows_of_steps(mesh)), **_put({"count": count}, replicated(mesh))}
+    return {**_put(stacked, steps_sharding(mesh)), **_put({"count": count}, replicated(mesh))}
 
 
 def _put(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
@@ -155,18 +187,18 @@ def put_whole(array: np.ndarray, mesh: Mesh) -> jax.Array:
     return jax.make_array_from_process_local_data(sharding, array, array.shape)
 
 
-def lay(x: Any, sharding: Any) -> Any:
-    """A value that all processes have alike, laid out over the devices of all.
+def place(x: Any, sharding: Any) -> Any:
+    """A value that all processes have alike, placed on the devices of all.
 
     Args:
       x: arrays (typed keys too).
-      sharding: one, or a tree as of `divided`.
+      sharding: one, or a tree as of `state_sharding`.
     """
     return jax.jit(lambda x: x, out_shardings=sharding)(x)
 
 
-def agreement(mesh: Mesh) -> Callable[[Sequence[int]], Any]:
-    """How the processes of a run agree on some numbers, without waiting for one another.
+def all_max(mesh: Mesh) -> Callable[[Sequence[int]], Any]:
+    """The largest numbers of any process, without waiting for one another.
 
     Returns:
       values -> an array of the largest that any process gave, int32 [len(values)]. Every process
@@ -178,11 +210,11 @@ def agreement(mesh: Mesh) -> Callable[[Sequence[int]], Any]:
     largest = jax.jit(lambda x: x.max(0), out_shardings=replicated(mesh))
     devices = len(mesh.local_devices)
 
-    def agree(values: Sequence[int]) -> jax.Array:
+    def of_all(values: Sequence[int]) -> jax.Array:
         own = np.tile(np.asarray(values, np.int32), (devices, 1))
-        return largest(jax.make_array_from_process_local_data(rows(mesh), own))
+        return largest(jax.make_array_from_process_local_data(batch_sharding(mesh), own))
 
-    return agree
+    return of_all
 
 
 def fetched(arrays: Mapping[str, jax.Array], mesh: Mesh) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The folder of a run: where the encoder lies in its checkpoints, and how it is read back."""
+"""The folder of a run: where the encoder is in its checkpoints, and how it is read back."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ml_collections import ConfigDict
 
 from byol_jax import log
 from byol_jax.checkpoint import Checkpoints
-from byol_jax.config import load_config
-from byol_jax.convert.native import EncoderInfo, build_encoder, check_arrays, info_from_json
+from byol_jax.config_file import load_config
+from byol_jax.convert.info import EncoderInfo, build_encoder, check_arrays, info_from_json
 from byol_jax.core import Encoder, Method, Tree
 from byol_jax.untrusted import one_error
 
 
 def encoder_location(method: Method, params: Tree, extra: Tree) -> dict[str, str]:
-    """Where in a checkpoint the online encoder lies, found through the method itself."""
+    """Where in a checkpoint the online encoder is, found through the method itself."""
 
     def names(prefix: str, tree: Tree) -> Tree:
         def name(path: Any, _: Any) -> str:

@@ -22,26 +22,27 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from byol_jax import cli, log, mesh, processes
-from byol_jax.build.evaluation import build_evaluation
-from byol_jax.build.experiment import (
+from byol_jax.checkpoint import Checkpoints, any_saved
+from byol_jax.config import difference, flatten, resolve
+from byol_jax.config_file import load_config, save_config
+from byol_jax.core import TrainState
+from byol_jax.events import EventLog
+from byol_jax.experiment.build import (
     Experiment,
     batch_shapes,
     build,
     build_damage,
     build_options,
-    start_from,
 )
-from byol_jax.build.feed import batches, build_step, resident, shown
-from byol_jax.checkpoint import Checkpoints
-from byol_jax.config import check_keys, difference, flatten, load_config, save_config
-from byol_jax.core import TrainState
-from byol_jax.events import EventLog
-from byol_jax.loop import Damage, Diverged, Hooks, TrainingError, fit
+from byol_jax.experiment.evaluation import build_evaluation
+from byol_jax.experiment.feed import build_feed, build_step, view_renderer
+from byol_jax.faults import Damage, Diverged, TrainingError
+from byol_jax.loop import Hooks, Program, fit
 from byol_jax.report.status import status
 from byol_jax.report.views import EXAMPLES, draw_views
 from byol_jax.run_folder import encoder_location, keep_compiled
-from byol_jax.train_step import init_state
-from byol_jax.watch import Profile, Stop, Upkeep, Watchdog
+from byol_jax.train_step import init_state, state_shapes
+from byol_jax.watch import Profile, RunMonitor, Stop, Watchdog
 
 
 def check_resume(config: ConfigDict, workdir: Path) -> None:
@@ -53,7 +54,8 @@ def check_resume(config: ConfigDict, workdir: Path) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    lines = difference(flatten(load_config(path)), json.loads(json.dumps(flatten(config))))
+    before = flatten(resolve(load_config(path)))
+    lines = difference(before, json.loads(json.dumps(flatten(config))))
     if lines:
         changed = "; ".join(line.strip() for line in lines)
         raise ValueError(
@@ -73,7 +75,7 @@ def describe(e: Experiment, state: TrainState, workdir: Path | None) -> None:
     log.say(
         f"{e.info.method} of {e.encoder.config['name']} ({encoder:,} parameters, {count:,} "
         f"trained) on {e.source.num_examples:,} images of {e.info.source}, batch "
-        f"{e.config.batch_size}, {e.total_steps} steps, "
+        f"{e.config.batch_size}, {e.facts.steps} steps, "
         f"{devices.size} x {devices.flat[0].device_kind}"
         + (f" in {jax.process_count()} processes" if jax.process_count() > 1 else "")
         + (f", {fsdp} share a copy of the state" if fsdp > 1 else "")
@@ -101,21 +103,21 @@ def check_same(what: str, value: Any) -> None:
 
 
 class Run:
-    """One start of a run: what lies in its folder, and all that was built for it.
+    """One start of a run: what is in its folder, and all that was built for it.
 
     Args:
-      config: complete.
+      config: resolved.
       workdir: folder of the run, seen by all processes.
-      upkeep: of this process.
+      monitor: of this process.
     """
 
-    def __init__(self, config: ConfigDict, workdir: Path, upkeep: Upkeep) -> None:
-        self.upkeep, self.workdir = upkeep, workdir
+    def __init__(self, config: ConfigDict, workdir: Path, monitor: RunMonitor) -> None:
+        self.monitor, self.workdir = monitor, workdir
         self.main = processes.main_process()
         fixed = {k: v for k, v in flatten(config).items() if k not in ("data.dir", "data.threads")}
         check_same("The config", fixed)
-        with log.busy("opening the data"), upkeep.doing("start", "opening the data"):
-            self.e = build(config)
+        with log.busy("opening the data"), monitor.doing("start", "opening the data"):
+            self.e = build(config, resumed=any_saved(workdir))
             self.evaluate = build_evaluation(self.e)
         check_same("The number of images", self.e.source.num_examples)
         if self.main:
@@ -124,8 +126,9 @@ class Run:
         self.init_key, self.step_key = jax.random.split(jax.random.key(config.seed))
         self.saved = Checkpoints(workdir, config.keep, config.keep_every, clear=True)
         self.events = EventLog(workdir if self.main else None)
-        self.constants = resident(self.e)
-        self.step = build_step(self.e, self.constants)
+        self.feed = build_feed(self.e)
+        self.constants = self.feed.load()
+        self.step = build_step(self.e, self.feed, self.constants)
         self.complete, self.rollbacks = False, 0
 
     def go_on(self, skip_to: int = 0) -> None:
@@ -140,18 +143,18 @@ class Run:
           Diverged: see `fit`.
         """
         e, saved = self.e, self.saved
-        with log.busy("initialising"), self.upkeep.doing("start", "initialising"):
-            state = init_state(e.method, e.optimizer, self.init_key, batch_shapes(e), e.mesh)
-        saved.check_room(state)
-        meta: dict[str, Any] = {}
-        with self.upkeep.doing("start", "reading checkpoints"):
+        start = (e.method, e.optimizer, self.init_key, batch_shapes(e), e.mesh)
+        with self.monitor.doing("start", "reading checkpoints"):
             last = self._newest()
+            like = state_shapes(*start)
+            saved.check_room(like)
+            meta = {} if last is None else saved.meta(last)
             if last is not None:
-                state = saved.restore(last, state, mesh.divided(state, e.mesh))
-                meta = saved.meta(last)
+                state = saved.restore(last, like, mesh.state_sharding(like, e.mesh))
                 log.say(f"resumed from step {last}")
-            elif e.config.init_from:
-                state = start_from(e, state)
+        if last is None:
+            with log.busy("initialising"), self.monitor.doing("start", "initialising"):
+                state = init_state(*start)
         self.rollbacks = max(self.rollbacks, meta.get("rollbacks", 0))
         if skip_to:
             state = self._moved(state, skip_to)
@@ -159,29 +162,27 @@ class Run:
         else:
             describe(e, state, self.workdir if self.main else None)
             self._say_start(state)
-        feed: Iterator[Mapping[str, np.ndarray]] = batches(e, int(state.position))
+        batches: Iterator[Mapping[str, np.ndarray]] = self.feed.batches(int(state.position))
         if last is None and not skip_to and self.main:
-            see = shown(e, self.constants, self.step_key, EXAMPLES)
-            feed = draw_views(feed, see, e.source, e.eval_spec, self.workdir / "views.png")
+            render = view_renderer(self.feed, self.constants, self.step_key, EXAMPLES)
+            picture = self.workdir / "views.png"
+            batches = draw_views(batches, render, e.source, e.eval_spec, picture)
         damage = build_damage(e, meta.get("damaged", []))
         writer = log.MetricsWriter(self.workdir if self.main else None, last or 0)
         owed = meta.get("row") if processes.from_main(writer.last) != (last or 0) else None
         try:
+            root_key = mesh.place(self.step_key, mesh.replicated(e.mesh))
             fit(
                 state,
-                self.step,
-                feed,
-                build_options(e),
-                root_key=mesh.lay(self.step_key, mesh.replicated(e.mesh)),
-                mesh=e.mesh,
-                hooks=self._hooks(state, writer, damage),
-                damage=damage,
-                upkeep=self.upkeep,
-                owed=owed,
+                Program(self.step, batches, root_key, e.mesh),
+                build_options(e, self.feed.steps_per_dispatch),
+                self._hooks(state, writer, damage),
+                self.monitor,
+                owed,
             )
         finally:
             writer.close()
-        self.complete = processes.from_main(writer.last) == e.total_steps
+        self.complete = processes.from_main(writer.last) == e.facts.steps
         saved.wait()
 
     def _newest(self) -> int | None:
@@ -198,17 +199,17 @@ class Run:
 
     def _moved(self, state: TrainState, position: int) -> TrainState:
         """The state that reads on from another place of the data order."""
-        left = (self.e.total_steps - int(state.step)) * self.e.config.batch_size
+        left = (self.e.facts.steps - int(state.step)) * self.e.config.batch_size
         if position + left >= 2**31:
             raise TrainingError("So much data was skipped that the run would pass 2**31 examples.")
-        moved = mesh.lay(np.int32(position), state.position.sharding)
+        moved = mesh.place(np.int32(position), state.position.sharding)
         return dataclasses.replace(state, position=moved)
 
     def _say_start(self, state: TrainState) -> None:
         self.events.add(
             "start",
             step=int(state.step),
-            total_steps=self.e.total_steps,
+            total_steps=self.e.facts.steps,
             batch_size=self.e.config.batch_size,
             devices=self.e.mesh.devices.size,
             kind=self.e.mesh.devices.flat[0].device_kind,
@@ -216,12 +217,12 @@ class Run:
             host=socket.gethostname(),
             pid=os.getpid(),
             rollbacks=self.rollbacks,
-            began=round(self.upkeep.clock.began, 3),
+            began=round(self.monitor.clock.began, 3),
         )
 
     def mark(self, step: int) -> None:
         """Note where the time went up to a step."""
-        self.events.add("progress", step=step, spent=self.upkeep.clock.read())
+        self.events.add("progress", step=step, spent=self.monitor.clock.read())
 
     def _hooks(self, state: TrainState, writer: log.MetricsWriter, damage: Damage) -> Hooks:
         location = encoder_location(self.e.method, state.params, state.extra)
@@ -240,7 +241,7 @@ class Run:
             share = {"time/goodput": found.pop("goodput")}
             writer.write(step, row | share | {f"time/{k}_s": v for k, v in found.items()})
 
-        return Hooks(self.evaluate, save, write, self.saved.latest)
+        return Hooks(self.evaluate, save, write, self.saved.latest, damage)
 
     def close(self) -> None:
         """Wait for what is being saved."""
@@ -264,14 +265,14 @@ def train(config: ConfigDict, workdir: Path, profile: str = "") -> int:
     Raises:
       ValueError, TrainingError, OSError: see `build`, `fit` and `Checkpoints`.
     """
-    check_keys(config)
+    config = resolve(config)
     check_resume(config, workdir)
     keep_compiled(workdir)
     main = processes.main_process()
     watchdog = Watchdog(config.hang_seconds, workdir, jax.process_index())
     with Stop().listen() as stop, watchdog.watch():
         window = Profile(workdir if main else None, profile)
-        run = Run(config, workdir, Upkeep(stop, None, watchdog, window))
+        run = Run(config, workdir, RunMonitor(stop, None, watchdog, window))
         try:
             _train(run)
         except Exception as error:
@@ -296,7 +297,7 @@ def _train(run: Run) -> None:
             return run.go_on(skip_to)
         except Diverged as error:
             run.mark(error.step)
-            run.upkeep.clock.turn_to("start")
+            run.monitor.clock.turn_to("start")
             run.saved.wait()
             if run.rollbacks >= most:
                 if run.rollbacks:
@@ -315,7 +316,7 @@ def _train(run: Run) -> None:
 def _farewell(run: Run, stop: Stop) -> int:
     step = run.saved.latest()
     if not run.complete:
-        log.say(f"stopped; saved step {step} of {run.e.total_steps}: the same command resumes")
+        log.say(f"stopped; saved step {step} of {run.e.facts.steps}: the same command resumes")
         return 128 + (stop.signal or signal.SIGTERM)
     log.say(f"trained {step} steps; the run is in {run.workdir}")
     return 0

@@ -1,6 +1,6 @@
 """The train step and its state, as pure functions.
 
-One root key a run: the step's key is `fold_in(root, step)`, so that no key is ever saved.
+One root key per run: the step's key is `fold_in(root, step)`, so that no key is ever saved.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import Mesh, Sharding
 
 from byol_jax import mesh as meshes
-from byol_jax.core import Aux, Batch, Method, Step, TrainState, Tree
-from byol_jax.losses import spread
+from byol_jax.core import Batch, Method, Step, TrainState, Tree
+from byol_jax.losses import feature_std_and_rank
 from byol_jax.models.conv import compiling_for
 from byol_jax.optim import Optimizer
 
@@ -39,8 +41,38 @@ def init_state(
       method, optimizer: what will be trained.
       key: of the run.
       batch: arrays or ShapeDtypeStructs of a batch as the method sees it.
-      mesh: where the state will live, as `mesh.divided` says.
+      mesh: where the state will be, as `mesh.state_sharding` says.
     """
+    # What `init` holds of its own (a pre-trained encoder) goes in as an argument: as constants of
+    # the program it would be copied into the text that XLA compiles.
+    init = _init_function(method, optimizer, batch)
+    traced, like = jax.make_jaxpr(init, return_shape=True)(key)
+    structure = jax.tree.structure(like)
+
+    def run(constants: list[Any], key: Array) -> TrainState:
+        return jax.tree.unflatten(
+            structure, jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, constants))(key)
+        )
+
+    where = meshes.state_sharding(like, mesh)
+    return jax.jit(run, out_shardings=where)([np.asarray(c) for c in traced.consts], key)
+
+
+def state_shapes(
+    method: Method, optimizer: Optimizer, key: Array, batch: Batch, mesh: Mesh
+) -> TrainState:
+    """What `init_state` would make, as shapes with their shardings; see there."""
+    like = jax.eval_shape(_init_function(method, optimizer, batch), key)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        like,
+        meshes.state_sharding(like, mesh),
+    )
+
+
+def _init_function(
+    method: Method, optimizer: Optimizer, batch: Batch
+) -> Callable[[Array], TrainState]:
     shapes = jax.tree.map(
         lambda x: (x.shape, x.dtype), dict(batch), is_leaf=lambda x: hasattr(x, "shape")
     )
@@ -51,57 +83,19 @@ def init_state(
         zero = jnp.zeros((), jnp.int32)
         return TrainState(zero, zero, params, extra, optimizer.init(params))
 
-    where = meshes.divided(jax.eval_shape(init, key), mesh)
-    return jax.jit(init, out_shardings=where)(key)
-
-
-def gathered(method: Method, mesh: Mesh) -> Method:
-    """A method that finds its arrays whole, of a state that is divided over the mesh.
-
-    Every device gathers the parameters before its forward pass, and needs its share of their
-    gradients only; optimizer and moving average see the shares. The numbers are the same.
-
-    Args:
-      method: any.
-      mesh: see `mesh.divided`.
-
-    Reference: Xu et al. 2020, Automatic Cross-Replica Sharding of Weight Update.
-    """
-    put = jax.lax.with_sharding_constraint
-
-    def share(tree: Tree) -> Tree:
-        return put(tree, meshes.divided(tree, mesh))
-
-    @jax.custom_vjp
-    def whole(tree: Tree) -> Tree:
-        return put(tree, meshes.replicated(mesh))
-
-    # The transpose of the constraint would have whole gradients on every device.
-    whole.defvjp(lambda tree: (whole(tree), None), lambda _, grads: (share(grads),))
-
-    def loss(params: Tree, extra: Tree, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        found = whole(extra)
-        value, aux = method.loss(whole(params), found, batch, key)
-        # What the loss hands on as it was (a target's parameters) is not cut again from the whole.
-        shares = {id(g): x for g, x in zip(*map(jax.tree.leaves, (found, extra)), strict=True)}
-        return value, aux._replace(extra=jax.tree.map(lambda x: shares.get(id(x), x), aux.extra))
-
-    def features(params: Tree, extra: Tree, images_NGHWC: Array) -> dict[str, Array]:
-        return method.features(whole(params), whole(extra), images_NGHWC)
-
-    return method._replace(loss=loss, features=features)
+    return init
 
 
 def _gradients(
-    method: Method, params: Tree, extra: Tree, batch: Batch, key: Array
+    method: Method, params: Tree, extra: Tree, batch: Batch, key: Array, step: Array
 ) -> tuple[Tree, Tree, dict[str, Array]]:
     """Gradients, the next extra, and metrics with the signs of collapse."""
     grad = jax.value_and_grad(method.loss, has_aux=True)
-    (loss, aux), grads = grad(params, extra, batch, key)
+    (loss, aux), grads = grad(params, extra, batch, key, step)
     metrics = {"train/loss": loss, **aux.metrics}
     mask = batch["mask"]
     for name, x_BVD in aux.features.items():
-        std, rank = spread(jax.lax.stop_gradient(x_BVD[:, 0]), mask)
+        std, rank = feature_std_and_rank(jax.lax.stop_gradient(x_BVD[:, 0]), mask)
         metrics[f"features/{name}_std"] = std
         if name != "h":
             metrics[f"features/{name}_rank"] = rank
@@ -117,8 +111,8 @@ def make_train_step(
       method: what is trained.
       optimizer: how.
       views: makes the views on the device, (batch, key) -> batch; None where the host made them.
-      accumulate: micro-batches a step, as a scan. Schedules, moving averages and the step count go
-        by optimizer steps; batch-norm statistics and negatives are per micro-batch.
+      accumulate: micro-batches per step, as a scan. Schedules, moving averages and the step count
+        go by optimizer steps; batch-norm statistics and negatives are per micro-batch.
 
     Returns:
       step(state, batch, root_key) -> (state, metrics), metrics a flat dict of scalars:
@@ -128,7 +122,7 @@ def make_train_step(
     gradients = functools.partial(_gradients, method)
 
     def accumulated(
-        params: Tree, extra: Tree, batch: Batch, key: Array
+        params: Tree, extra: Tree, batch: Batch, key: Array, step: Array
     ) -> tuple[Tree, Tree, dict[str, Array]]:
         # Rows a, a + A, a + 2A ... make micro-batch a: each device keeps its own rows.
         def split(x: Array) -> Array:
@@ -136,7 +130,8 @@ def make_train_step(
 
         def body(carry: tuple[Tree, Tree], xs: tuple[Tree, Array]) -> tuple[Any, Any]:
             total, extra = carry
-            grads, extra, metrics = gradients(params, extra, xs[0], jax.random.fold_in(key, xs[1]))
+            micro_key = jax.random.fold_in(key, xs[1])
+            grads, extra, metrics = gradients(params, extra, xs[0], micro_key, step)
             return (jax.tree.map(jnp.add, total, grads), extra), metrics
 
         start = (jax.tree.map(jnp.zeros_like, params), extra)
@@ -153,7 +148,7 @@ def make_train_step(
         if views is not None:
             batch = views(batch, views_key)
         compute = gradients if accumulate == 1 else accumulated
-        grads, extra, metrics = compute(state.params, state.extra, batch, loss_key)
+        grads, extra, metrics = compute(state.params, state.extra, batch, loss_key, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, state.step)
         params = optax.apply_updates(state.params, updates)
         extra, after = method.after_update(params, extra, state.step)
@@ -169,20 +164,21 @@ def make_train_step(
 def jit_step(step: Step, mesh: Mesh) -> Step:
     """The step compiled over a mesh: batch rows over the devices, the state donated.
 
-    The state lies, before and after, as `mesh.divided` says.
+    The state is placed, before and after, as `mesh.state_sharding` says.
     """
-    kept, lies = _lying(step, mesh)
-    return _compiled(kept, mesh, lies, (meshes.rows(mesh), meshes.replicated(mesh)))
+    step, sharding = _with_state_sharding(step, mesh)
+    others = (meshes.batch_sharding(mesh), meshes.replicated(mesh))
+    return _compiled(step, mesh, sharding, others)
 
 
-def _compiled(function: Callable[..., Any], mesh: Mesh, lies: Any, others: Any) -> Any:
+def _compiled(function: Callable[..., Any], mesh: Mesh, state: Any, others: Any) -> Any:
     """A function (state, *others) -> (state, metrics), compiled for the devices of a mesh.
 
     Args:
       function: pure.
       mesh: names the devices.
-      lies: where the state lies, before and after.
-      others: where the other arguments lie.
+      state: sharding of the state, before and after.
+      others: shardings of the other arguments.
     """
     platform = meshes.platform(mesh)
 
@@ -193,25 +189,25 @@ def _compiled(function: Callable[..., Any], mesh: Mesh, lies: Any, others: Any) 
 
     return jax.jit(
         traced,
-        in_shardings=(lies, *others),
-        out_shardings=(lies, meshes.replicated(mesh)),
+        in_shardings=(state, *others),
+        out_shardings=(state, meshes.replicated(mesh)),
         donate_argnums=0,
         compiler_options=meshes.compiler_options(platform),
     )
 
 
-def _lying(step: Step, mesh: Mesh) -> tuple[Step, Sharding | None]:
-    """The step that leaves its state divided, and the sharding of the state for jit.
+def _with_state_sharding(step: Step, mesh: Mesh) -> tuple[Step, Sharding | None]:
+    """The step that leaves its state as `mesh.state_sharding` says, and its sharding for jit.
 
-    Where each array lies goes by its shape, which is not known before the call: None is jit's word
-    for "as it comes", and the step itself says how it goes.
+    The sharding of each array goes by its shape, which is not known before the call: None is jit's
+    word for "as it comes", and the step itself says how it goes.
     """
     if mesh.shape["fsdp"] == 1:
         return step, meshes.replicated(mesh)
 
     def kept(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
         state, metrics = step(state, batch, key)
-        return jax.lax.with_sharding_constraint(state, meshes.divided(state, mesh)), metrics
+        return jax.lax.with_sharding_constraint(state, meshes.state_sharding(state, mesh)), metrics
 
     return kept, None
 
@@ -230,8 +226,8 @@ def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
       steps(state, {key: [K, B, ...], "count": []}, root_key) -> (state, metrics [K]); metrics from
       `count` on are zeros. With K = 1 there is no loop around the step.
     """
-    whole, rows = meshes.replicated(mesh), meshes.rows_of_steps(mesh)
-    step, lies = _lying(step, mesh)
+    whole, rows = meshes.replicated(mesh), meshes.steps_sharding(mesh)
+    step, sharding = _with_state_sharding(step, mesh)
 
     def steps(
         state: TrainState, batches: Batch, count: Array, constants: Batch, root_key: Array
@@ -250,7 +246,7 @@ def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
         start = {k: jnp.zeros((most, *v.shape), v.dtype) for k, v in shapes.items()}
         return jax.lax.fori_loop(0, count, body, (state, start))
 
-    compiled = _compiled(steps, mesh, lies, (rows, whole, whole, whole))
+    compiled = _compiled(steps, mesh, sharding, (rows, whole, whole, whole))
 
     def arguments(state: TrainState, batches: Batch, root_key: Array) -> tuple[Any, ...]:
         rest = {k: v for k, v in batches.items() if k != "count"}

@@ -201,8 +201,8 @@ def _window(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
-class Upkeep:
-    """All of these, handed to the loop as one.
+class RunMonitor:
+    """Signals, clock, watchdog and profiler of a run, handed to the loop as one.
 
     Args:
       stop: whether a signal came; clock: where time goes; watchdog, profile: as above; None: none.

@@ -18,8 +18,8 @@ from byol_jax.bench import end_to_end, step, views
 from byol_jax.bench import input as feeding
 from byol_jax.bench.measure import cores, machine, write_json
 from byol_jax.bench.noise import noise
-from byol_jax.build.experiment import Experiment, build
-from byol_jax.config import check_keys
+from byol_jax.config import resolve
+from byol_jax.experiment.build import Experiment, build
 
 WHAT = ("input", "views", "step", "end_to_end")
 
@@ -29,14 +29,14 @@ def main(what: str) -> int:
     f = flags.FLAGS
     if f.config is None:
         raise ValueError("--config is missing; give a config file, e.g. configs/digits.py.")
-    if f.rounds < 1 or f.seconds <= 0 or f.steps < 1 or f.synthetic < 0 or f.eats < 0:
+    if f.rounds < 1 or f.seconds <= 0 or f.steps < 1 or f.synthetic < 0 or f.target_rate < 0:
         raise ValueError("--rounds, --seconds and --steps are expected to be above 0.")
-    check_keys(f.config)
-    source = noise(f.synthetic, f.config.image_size) if f.synthetic else None
+    config = resolve(f.config)
+    source = noise(f.synthetic, config.image_size) if f.synthetic else None
     with log.busy("opening the data"):
-        e = build(f.config, source)
+        e = build(config, source)
     results: dict[str, Any] = {"what": what, "machine": machine()}
-    results["config"] = f.config.to_dict()
+    results["config"] = config.to_dict()
     text, results["results"] = _measure(what, e)
     print("\n" + ", ".join(f"{k} {v}" for k, v in results["machine"].items()) + "\n")
     print(text)
@@ -54,9 +54,8 @@ def _measure(what: str, e: Experiment) -> tuple[str, dict[str, Any]]:
     if what == "end_to_end":
         return end_to_end.run(e, f.rounds, f.steps)
     text, found = feeding.run(e, f.rounds, f.seconds)
-    eats = f.eats or step.run(e, f.rounds)[1]["images_per_s"]
-    advice = feeding.advice(found, eats, cores())
-    return f"{text}\n\n{advice}", {**found, "eats": eats}
+    rate = f.target_rate or step.run(e, f.rounds)[1]["images_per_s"]
+    return f"{text}\n\n{feeding.advice(found, rate, cores())}", {**found, "target_rate": rate}
 
 
 if __name__ == "__main__":
@@ -70,6 +69,8 @@ if __name__ == "__main__":
     flags.DEFINE_float("seconds", 1.0, "of each candidate's turn in a round")
     flags.DEFINE_integer("steps", 20, "end_to_end: steps in a round")
     flags.DEFINE_integer("synthetic", 0, "take so many images of coloured noise for the data")
-    flags.DEFINE_float("eats", 0.0, "input: images/s of the step to be fed; 0: measure it here")
+    flags.DEFINE_float(
+        "target_rate", 0.0, "input: images/s of the step to be fed; 0: measure it here"
+    )
     flags.DEFINE_bool("debug", False, "show tracebacks and the libraries' logs")
     cli.run(functools.partial(main, asked), [sys.argv[0], *sys.argv[2:]])

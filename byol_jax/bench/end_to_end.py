@@ -9,9 +9,9 @@ from typing import Any
 import jax
 
 from byol_jax import mesh
-from byol_jax.build import feed
-from byol_jax.build.experiment import Experiment, batch_shapes, build_options
-from byol_jax.loop import Hooks, fit
+from byol_jax.experiment.build import Experiment, batch_shapes, build_options
+from byol_jax.experiment.feed import build_feed, build_step
+from byol_jax.loop import Hooks, Program, fit
 from byol_jax.train_step import init_state
 
 
@@ -21,28 +21,22 @@ def run(e: Experiment, rounds: int, steps: int) -> tuple[str, dict[str, Any]]:
     Returns:
       (text, {"images_per_s", "low", "high", "wait_share"}).
     """
-    constants = feed.resident(e)
+    feed = build_feed(e)
     key, step_key = jax.random.split(jax.random.key(e.config.seed))
     state = init_state(e.method, e.optimizer, key, batch_shapes(e), e.mesh)
     rows: list[dict[str, float]] = []
     options = dataclasses.replace(
-        build_options(e),
+        build_options(e, feed.steps_per_dispatch),
         total_steps=(rounds + 1) * steps,
         log_every=steps,
         checkpoint_every=0,
         evaluate_every=0,
         collapse_threshold=0.0,
-    )
-    fit(
-        state,
-        feed.build_step(e, constants),
-        feed.batches(e, 0),
-        options,
-        root_key=jax.device_put(step_key, mesh.replicated(e.mesh)),
-        mesh=e.mesh,
-        hooks=Hooks(write=lambda step, row: rows.append(row)),
         quiet=True,
     )
+    root_key = jax.device_put(step_key, mesh.replicated(e.mesh))
+    program = Program(build_step(e, feed, feed.load()), feed.batches(0), root_key, e.mesh)
+    fit(state, program, options, Hooks(write=lambda step, row: rows.append(row)))
     speeds = [row["time/images_per_s"] for row in rows[1:]]
     waits = [row["time/wait_share"] for row in rows[1:]]
     found = {

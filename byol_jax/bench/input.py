@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from byol_jax.bench.measure import Rate, cores, rates, table
-from byol_jax.build.experiment import Experiment
 from byol_jax.data.pipeline import cuts, eval_batches, train_batches
 from byol_jax.data.source import Source
+from byol_jax.experiment.build import Experiment
 
 ROWS = 32
-"""Images a batch: enough to hide the call, few enough to take turns often."""
+"""Images per batch: enough to hide the call, few enough to take turns often."""
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def run(e: Experiment, rounds: int, seconds: float) -> tuple[str, dict[str, Any]
 
     Returns:
       (tables as text, {"by_cores": {"1": {name: Rate}, ...}, "memory_mib", "memory_before_mib"}).
-      Rates are images a second; a training image is all its views.
+      Rates are images per second; a training image is all its views.
     """
     most = cores()
     text, found = [], {}
@@ -49,7 +49,8 @@ def run(e: Experiment, rounds: int, seconds: float) -> tuple[str, dict[str, Any]
         with only(n):
             candidates = _candidates(e, n)
             found[str(n)] = rates(candidates, rounds, seconds, settle=6)
-        what = f"{e.source.name}, {len(e.views)} views of {e.views[0].size} px, {n} of {most} cores"
+        groups = [f"{len(views)} views of {views[0].size} px" for views in e.recipe.values()]
+        what = f"{e.source.name}, {' and '.join(groups)}, {n} of {most} cores"
         text.append(table(what, "images/s", found[str(n)]))
     memory = {"memory_before_mib": before / 2**20, "memory_mib": _memory() / 2**20}
     text.append(
@@ -59,19 +60,19 @@ def run(e: Experiment, rounds: int, seconds: float) -> tuple[str, dict[str, Any]
     return "\n\n".join(text), {"by_cores": found, **memory}
 
 
-def advice(found: dict[str, Any], eats: float, have: int) -> str:
-    """What to do: which placement feeds a step that eats `eats` images/s, with how many cores.
+def advice(found: dict[str, Any], target_rate: float, have: int) -> str:
+    """What to do: which placement feeds a step of `target_rate` images/s, with how many cores.
 
     Args:
       found: of `run`.
-      eats: images a second that the step takes.
+      target_rate: images per second that the step takes.
       have: cores of this machine.
     """
     one: dict[str, Rate] = found["by_cores"]["1"]
-    lines = [f"the step eats {eats:,.0f} images/s; this machine has {have} cores"]
+    lines = [f"the step takes {target_rate:,.0f} images/s; this machine has {have} cores"]
     for name in ("views.placement=host", "views.placement=device"):
         if name in one:
-            need = eats / one[name].median
+            need = target_rate / one[name].median
             verdict = "enough" if need <= have else "NOT enough: the step will wait"
             lines.append(f"{name}: {need:.1f} cores of this kind are needed, {verdict}")
     lines.append("data.placement=resident needs none, where the images fit on the device")
@@ -84,8 +85,8 @@ def _candidates(e: Experiment, threads: int) -> dict[str, Callable[[], int]]:
     feeds: dict[str, Iterator[Any]] = {}
     if cuts(e.source):
         feeds["raw decode"] = raw_decode(e.source, threads)
-    host = train_batches(e.source, e.views, **run)
-    feeds["views.placement=device"] = train_batches(e.source, e.views, on_device=True, **run)
+    host = train_batches(e.source, e.recipe, **run)
+    feeds["views.placement=device"] = train_batches(e.source, e.recipe, on_device=True, **run)
     feeds["views.placement=host"] = host
     found = {name: pull(feed) for name, feed in feeds.items()}
     found["evaluation"] = pull(_passes(e))

@@ -18,9 +18,9 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """Work done a second, over the rounds.
+    """Work done per second, over the rounds.
 
-    median, low, high: a second of wall time. cpu: median a second of CPU time (all threads).
+    median, low, high: per second of wall time. cpu: median per second of CPU time (all threads).
     ratio: median over the rounds of this rate over that of the first candidate, in the same round.
     """
 
@@ -68,11 +68,11 @@ def rates(
 
 
 def table(title: str, unit: str, found: Mapping[str, Rate]) -> str:
-    """The rates as text, one line a candidate."""
+    """The rates as text, one line per candidate."""
     width = max(len(name) for name in found)
     lines = [
         title,
-        f"{'':{width}}  {unit:>12}  {'low':>9}  {'high':>9}  {'a CPU-s':>9}  {'ratio':>6}",
+        f"{'':{width}}  {unit:>12}  {'low':>9}  {'high':>9}  {'per CPU-s':>9}  {'ratio':>6}",
     ]
     for name, r in found.items():
         lines.append(

@@ -14,38 +14,22 @@ from jax import Array
 from jax.experimental.compilation_cache import compilation_cache
 
 from byol_jax import mesh
-from byol_jax.build import feed
-from byol_jax.build.experiment import Experiment, batch_shapes, steps_per_dispatch
 from byol_jax.core import Step, TrainState
+from byol_jax.experiment.build import Experiment, batch_shapes
+from byol_jax.experiment.feed import build_feed, build_step
+from byol_jax.hardware import find_device
 from byol_jax.train_step import init_state, jit_step, make_train_step
-
-# Dense peak of a device, TFLOP/s, bfloat16; the vendors' data sheets.
-PEAK = {
-    "H200": 989.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "V100": 125.0,
-    "RTX 4090": 165.0,
-    "TPU v2": 22.5,
-    "TPU v3": 61.5,
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,
-    "TPU v5": 459.0,
-    "TPU v6": 918.0,
-}
-
 
 def prepare(e: Experiment) -> tuple[TrainState, Step, dict[str, Any], Array, int]:
     """What a dispatch takes: (state, step, a batch on the devices, key, images in it)."""
-    constants = feed.resident(e)
+    feed = build_feed(e)
     root, step_key = jax.random.split(jax.random.key(e.config.seed))
     state = init_state(e.method, e.optimizer, root, batch_shapes(e), e.mesh)
-    batches = feed.batches(e, 0)
-    most = steps_per_dispatch(e)
+    batches, most = feed.batches(0), feed.steps_per_dispatch
     some = [next(batches) for _ in range(max(most, 1))]
     batch = mesh.put_steps(some, most, e.mesh) if most else mesh.put_batch(some[0], e.mesh)
     key = jax.device_put(step_key, mesh.replicated(e.mesh))
-    return state, feed.build_step(e, constants), batch, key, max(most, 1) * e.config.batch_size
+    return state, build_step(e, feed, feed.load()), batch, key, max(most, 1) * e.config.batch_size
 
 
 class Runner:
@@ -91,7 +75,8 @@ def run(e: Experiment, rounds: int) -> tuple[str, dict[str, Any]]:
     start_up = compilation(e, runner)
     cost = start_up.pop("flop")
     device = e.mesh.devices.flat[0]
-    peak = next((v for k, v in PEAK.items() if k in device.device_kind), None)
+    known = find_device(device.device_kind)
+    peak = known.tflops if known else None
     memory = (device.memory_stats() or {}).get("peak_bytes_in_use")
     found = {
         "step_ms": 1e3 * median,

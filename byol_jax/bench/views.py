@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from byol_jax import mesh
 from byol_jax.bench.measure import Rate, rates, table
 from byol_jax.bench.step import Runner
-from byol_jax.build import feed
-from byol_jax.build.experiment import Experiment, build
 from byol_jax.data.pipeline import cuts
+from byol_jax.experiment.build import Experiment, build
+from byol_jax.experiment.feed import build_feed
 from byol_jax.views import device
 
 
@@ -22,17 +22,18 @@ def run(e: Experiment, rounds: int, seconds: float) -> tuple[str, dict[str, Any]
     """Measure the views of a run's own images on the device, and its step with and without them.
 
     Returns:
-      (tables as text, {"views": {name: Rate}, "step": {name: Rate}}); images a second.
+      (tables as text, {"views": {name: Rate}, "step": {name: Rate}}); images per second.
     """
     placed = _with(e, views="device", data="stream")
-    batch = mesh.put_batch(next(feed.batches(placed, 0)), e.mesh)
+    batch = mesh.put_batch(next(build_feed(placed).batches(0)), e.mesh)
     key = jax.random.key(0)
-    kinds = {"all of it": device.make_views(e.views, cropped=cuts(e.source))}
+    kinds = {"all of it": device.make_views(e.recipe, cropped=cuts(e.source))}
     if not cuts(e.source):
-        plain = device.make_views([_only_crop(v) for v in e.views], cropped=False)
+        crops = {group: tuple(map(_only_crop, views)) for group, views in e.recipe.items()}
+        plain = device.make_views(crops, cropped=False)
         kinds["random resized crop alone"] = plain
     alone: dict[str, Callable[[], int]] = {
-        name: _call(jax.jit(views), batch, key) for name, views in kinds.items()
+        name: _call(jax.jit(views), batch, key, list(e.recipe)) for name, views in kinds.items()
     }
     found = {"views": rates(alone, rounds, seconds)}
     text = [table("views made on the device", "images/s", found["views"])]
@@ -66,13 +67,14 @@ def _only_crop(view: Any) -> Any:
 
 
 def _call(
-    views: Callable[..., Any], batch: dict[str, jax.Array], key: jax.Array
+    views: Callable[..., Any], batch: dict[str, jax.Array], key: jax.Array, groups: list[str]
 ) -> Callable[[], int]:
     rows = batch["mask"].shape[0]
 
     def work() -> int:
         # A sum keeps all of the views alive, and moves nothing to the host.
-        jax.block_until_ready(jnp.sum(views(batch, key)["views"]))
+        made = views(batch, key)
+        jax.block_until_ready([jnp.sum(made[group]) for group in groups])
         return rows
 
     return work

@@ -1,1 +1,1 @@
-"""Encoders out and in: `native` (orbax, lossless), `timm` (timm and torchvision), `load` (both)."""
+"""Encoders out and in: `native` (Orbax, lossless), `timm` (timm, torchvision), `load` (both)."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byol_jax.convert import native, timm
-from byol_jax.convert.native import EncoderInfo
+from byol_jax.convert.info import EncoderInfo
 from byol_jax.core import Encoder, Tree
 from byol_jax.models import make_encoder
 from byol_jax.untrusted import link_out

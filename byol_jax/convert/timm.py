@@ -21,15 +21,13 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from byol_jax.convert.native import (
+from byol_jax.convert.files import read_json, same_bits, write_folder
+from byol_jax.convert.info import (
     EncoderInfo,
     build_encoder,
     check_arrays,
     expected_shapes,
     info_from_json,
-    read_json,
-    same_bits,
-    write_folder,
 )
 from byol_jax.core import Encoder, Tree
 from byol_jax.manifest import file_sha256

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from byol_jax.core import Encoder, TrainState
 from byol_jax.evals.features import extract, topk_accuracy
 from byol_jax.log import say
-from byol_jax.loop import Options, fit
+from byol_jax.loop import Options, Program, fit
 from byol_jax.methods.supervised import supervised
 from byol_jax.optim import sgd, warmup_cosine
 from byol_jax.train_step import init_state, jit_step, make_train_step
@@ -27,7 +27,7 @@ Scorer = Callable[["Part"], tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A data set as this room sees it.
+    """A data set as the protocols read it.
 
     examples: how many. train: (batch_size, seed) -> endless augmented batches. test: one pass of
     centre crops.
@@ -67,14 +67,13 @@ class Protocol:
 
 def _train(
     encoder: Encoder,
-    start: tuple[Any, Any],
     part: Part,
     protocol: Protocol,
     classes: int,
     lrs: tuple[float, ...],
     mesh: Mesh,
 ) -> Scorer:
-    """Train one linear layer a learning rate; returns what scores a data set, [N, L, K]."""
+    """Train one linear layer per learning rate; returns what scores a data set, [N, L, K]."""
     devices = mesh.devices.size
     batch_size = min(protocol.batch_size, part.examples) // devices * devices
     if not batch_size:
@@ -85,7 +84,6 @@ def _train(
         encoder,
         classes,
         frozen=protocol.frozen,
-        start=start,
         lr_factors=tuple(lr / base for lr in lrs),
     )
     schedule = warmup_cosine(base * batch_size / 1024, 0, steps)
@@ -102,7 +100,7 @@ def _train(
         yield first
         yield from batches
 
-    state = fit(state, step, chain(), options, root_key=key, mesh=mesh)
+    state = fit(state, Program(step, chain(), key, mesh), options)
 
     def score(part: Part) -> tuple[np.ndarray, np.ndarray]:
         @jax.jit
@@ -118,7 +116,6 @@ def _train(
 
 def linear(
     encoder: Encoder,
-    start: tuple[Any, Any],
     parts: Parts,
     protocol: Protocol,
     classes: int,
@@ -127,9 +124,9 @@ def linear(
     """Pick the learning rate on a validation part, train on all, report the test accuracy.
 
     Args:
-      encoder, start: the network, and its pre-trained (params, stats).
+      encoder: with its weights, as `core.starting_from` gives it.
       parts: the images.
-      protocol: how; frozen features are swept in one pass, fine-tuning once a learning rate.
+      protocol: how; frozen features are swept in one pass, fine-tuning once per learning rate.
       classes: number of classes K.
       mesh: the devices.
 
@@ -140,7 +137,7 @@ def linear(
     """
 
     def train(part: Part, lrs: tuple[float, ...]) -> Scorer:
-        return _train(encoder, start, part, protocol, classes, lrs, mesh)
+        return _train(encoder, part, protocol, classes, lrs, mesh)
 
     lrs = protocol.lrs
     # Frozen features are the same for every learning rate: all are trained in one pass.

@@ -11,9 +11,10 @@ from jax import Array
 
 from byol_jax.core import Aux, Batch, Method, Tree
 from byol_jax.losses import cross_entropy, masked_mean
+from byol_jax.models.heads import Head
 
 
-def with_probe(method: Method, classes: int, dim: int) -> Method:
+def with_probe(method: Method, classifier: Head, dim: int) -> Method:
     """Train a linear classifier on the method's features, by the same step.
 
     It reads view 1 behind a stop-gradient; its cross-entropy joins the loss with weight 1, so the
@@ -21,7 +22,7 @@ def with_probe(method: Method, classes: int, dim: int) -> Method:
 
     Args:
       method: any method whose Aux.features has "h" [B, V, D].
-      classes: number of classes K.
+      classifier: of K classes, e.g. `heads.linear(K)`.
       dim: features D.
 
     Returns:
@@ -34,15 +35,16 @@ def with_probe(method: Method, classes: int, dim: int) -> Method:
     def init(key: Array, batch: Batch) -> tuple[Tree, Tree]:
         method_key, probe_key = jax.random.split(key)
         params, extra = method.init(method_key, batch)
-        dtype = jax.tree.leaves(params)[0].dtype
-        kernel = jax.random.normal(probe_key, (dim, classes), dtype) / dim**0.5
-        return {**params, "probe": {"kernel": kernel, "bias": jnp.zeros(classes, dtype)}}, extra
+        probe, _ = classifier.init(probe_key, jnp.zeros((1, 1, dim)))
+        return {**params, "probe": probe}, extra
 
-    def loss(params: Tree, extra: Tree, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        value, aux = method.loss(params, extra, batch, key)
-        probe = params["probe"]
-        h_BD = jax.lax.stop_gradient(aux.features["h"][:, 0]).astype(probe["kernel"].dtype)
-        logits_BK = h_BD @ probe["kernel"] + probe["bias"][None]
+    def classify(params: Tree, h_NGD: Array) -> Array:
+        logits_NGK, _ = classifier.apply(params["probe"], {}, h_NGD, False)
+        return logits_NGK
+
+    def loss(params: Tree, extra: Tree, batch: Batch, key: Array, step: Array) -> tuple[Array, Aux]:
+        value, aux = method.loss(params, extra, batch, key, step)
+        logits_BK = classify(params, jax.lax.stop_gradient(aux.features["h"][:, :1]))[:, 0]
         mask = batch["mask"] * (batch["label"] >= 0)
         probe_loss = masked_mean(cross_entropy(logits_BK, batch["label"]), mask)
         hits_B = (logits_BK.argmax(-1) == batch["label"]).astype(probe_loss.dtype)
@@ -56,8 +58,6 @@ def with_probe(method: Method, classes: int, dim: int) -> Method:
 
     def features(params: Tree, extra: Tree, images_NGHWC: Array) -> dict[str, Array]:
         out = method.features(params, extra, images_NGHWC)
-        h = out["h"].astype(params["probe"]["kernel"].dtype)
-        bias = params["probe"]["bias"][None, None]
-        return {**out, "probe": h @ params["probe"]["kernel"] + bias}
+        return {**out, "probe": classify(params, out["h"])}
 
     return method._replace(init=init, loss=loss, features=features)

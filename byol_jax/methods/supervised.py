@@ -18,7 +18,6 @@ def supervised(
     classes: int,
     *,
     frozen: bool = False,
-    start: tuple[Tree, Tree] | None = None,
     lr_factors: tuple[float, ...] = (1.0,),
 ) -> Method:
     """A linear classifier on an encoder, trained with it or on its frozen features.
@@ -28,14 +27,13 @@ def supervised(
     same as training that layer alone at lr_factors[l] times the learning rate.
 
     Args:
-      encoder: the network below the classifier.
+      encoder: the network below the classifier; `core.starting_from` gives it trained weights.
       classes: number of classes K.
       frozen: keep the encoder's parameters and statistics as they are, in inference mode.
-      start: (params, stats) of a pre-trained encoder; None draws new ones.
-      lr_factors: one a linear layer; more than one needs `frozen`.
+      lr_factors: one per linear layer; more than one needs `frozen`.
 
     Returns:
-      The method. It reads view 1; rows labelled -1 or masked do not count. Metrics:
+      The method. It takes one view; rows labelled -1 or masked do not count. Metrics:
       train/loss (unweighted mean over the layers) and train/top1 (of the best layer).
 
     Raises:
@@ -47,7 +45,7 @@ def supervised(
 
     def init(key: Array, batch: Batch) -> tuple[Tree, Tree]:
         encoder_key, head_key = jax.random.split(key)
-        params, stats = start if start is not None else encoder.init(encoder_key, batch["views"])
+        params, stats = encoder.init(encoder_key, batch["views"])
         dtype = jax.tree.leaves(params)[0].dtype
         kernel = jax.random.normal(head_key, (encoder.dim, classes), dtype) / encoder.dim**0.5
         head = {
@@ -65,7 +63,8 @@ def supervised(
         h_BD = h_BD.astype(head["kernel"].dtype)
         return jnp.einsum("bd,ldk->lbk", h_BD, head["kernel"]) + head["bias"][:, None]
 
-    def loss(params: Tree, extra: Tree, batch: Batch, key: Array) -> tuple[Array, Aux]:
+    def loss(params: Tree, extra: Tree, batch: Batch, key: Array, step: Array) -> tuple[Array, Aux]:
+        del step
         images = batch["views"][:, :1]
         weights, stats = online_encoder(params, extra)
         features, new_stats = encoder.apply(weights, stats, images, not frozen, key)
@@ -84,4 +83,4 @@ def supervised(
         logits_LBK = classify(params["head"], out.pooled[:, 0])
         return {"h": out.pooled, "logits": jnp.moveaxis(logits_LBK, 0, 1)}
 
-    return Method(init, loss, online_encoder, features)
+    return Method(init, loss, online_encoder, features, {"views": 1})

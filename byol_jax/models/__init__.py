@@ -12,8 +12,12 @@ from flax import linen as nn
 from jax import Array
 
 from byol_jax.core import Encoder, Features
+from byol_jax.models.groups import grouped, joint, shuffled
 from byol_jax.models.init import draw_kernels
+from byol_jax.models.norm import Groups
 from byol_jax.models.resnet import DEPTHS, ConvSpec, ResNet, Tiny
+
+__all__ = ["DTYPES", "ENCODERS", "grouped", "joint", "make_encoder", "shuffled"]
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32, "float64": jnp.float64}
 ENCODERS = ("tiny", *(f"resnet{depth}" for depth in DEPTHS))
@@ -98,7 +102,7 @@ def _wrap(
     def init(key: Array, images_NGHWC: Array) -> tuple[Any, Any]:
         # Shapes are independent of N and G; one row keeps the traced forward pass small.
         x = jnp.zeros((1, *images_NGHWC.shape[2:]), dtype)
-        out = module.init(key, x, None, 1, False)
+        out = module.init(key, x, None, Groups(1), False)
         return draw_kernels(key, out["params"]), out["batch_stats"]
 
     def apply(
@@ -107,10 +111,8 @@ def _wrap(
         images_NGHWC: Array,
         train: bool,
         key: Array | None = None,
-        keep: Array | None = None,
+        groups: int = 1,
     ) -> tuple[Features, Any]:
-        if keep is not None:
-            raise ValueError("A convolutional encoder cannot leave out patches (`keep`).")
         n, g, *rest = images_NGHWC.shape
         if rest[-1] != channels:
             raise ValueError(
@@ -122,7 +124,7 @@ def _wrap(
             {"params": params, "batch_stats": stats},
             x,
             key,
-            g,
+            Groups(g, groups),
             train,
             mutable=["batch_stats"] if train else [],
         )
@@ -132,23 +134,3 @@ def _wrap(
         return Features(pooled.reshape(n, g, dim), split), new["batch_stats"] if train else stats
 
     return Encoder(init, apply, dim, channels, config)
-
-
-def joint(encoder: Encoder) -> Encoder:
-    """The encoder with batch-norm statistics taken over all views together."""
-
-    def apply(
-        params: Any,
-        stats: Any,
-        images_NGHWC: Array,
-        train: bool,
-        key: Array | None = None,
-        keep: Array | None = None,
-    ) -> tuple[Features, Any]:
-        n, g = images_NGHWC.shape[:2]
-        merged = images_NGHWC.reshape(n * g, 1, *images_NGHWC.shape[2:])
-        out, stats = encoder.apply(params, stats, merged, train, key, keep)
-        maps = tuple(m.reshape(n, g, *m.shape[2:]) for m in out.maps)
-        return Features(out.pooled.reshape(n, g, -1), maps), stats
-
-    return encoder._replace(apply=apply)

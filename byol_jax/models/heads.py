@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from byol_jax.models.init import draw_kernels
-from byol_jax.models.norm import GroupBatchNorm
+from byol_jax.models.norm import GroupBatchNorm, Groups
 
 Tree = Any
 
@@ -22,11 +23,13 @@ class Head(NamedTuple):
     """A head as two pure functions.
 
     init(key, x_NGD) -> (params, stats)
-    apply(params, stats, x_NGD, train) -> (y_NGD, stats)
+    apply(params, stats, x_NGD, train, groups=1) -> (y_NGE, stats)    groups: as of an `Encoder`
+    dim: E, the width of what it returns; 0: that of what it is given
     """
 
     init: Callable[[Array, Array], tuple[Tree, Tree]]
-    apply: Callable[[Tree, Tree, Array, bool], tuple[Array, Tree]]
+    apply: Callable[..., tuple[Array, Tree]]
+    dim: int
 
 
 class _Mlp(nn.Module):
@@ -39,7 +42,7 @@ class _Mlp(nn.Module):
     param_dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, groups: int, train: bool) -> Array:
+    def __call__(self, x: Array, groups: Groups, train: bool) -> Array:
         for i, width in enumerate(self.widths, 1):
             last = i == len(self.widths)
             x = nn.Dense(
@@ -89,31 +92,47 @@ def mlp(
 
     def init(key: Array, x_NGD: Array) -> tuple[Tree, Tree]:
         n, g, d = x_NGD.shape
-        out = module.init(key, jnp.zeros((n * g, d), dtype), g, False)
+        out = module.init(key, jnp.zeros((n * g, d), dtype), Groups(g), False)
         return draw_kernels(key, out.get("params", {})), out.get("batch_stats", {})
 
-    def apply(params: Tree, stats: Tree, x_NGD: Array, train: bool) -> tuple[Array, Tree]:
+    def apply(
+        params: Tree, stats: Tree, x_NGD: Array, train: bool, groups: int = 1
+    ) -> tuple[Array, Tree]:
         n, g, d = x_NGD.shape
         y, new = module.apply(
             {"params": params, "batch_stats": stats},
             x_NGD.reshape(n * g, d).astype(dtype),
-            g,
+            Groups(g, groups),
             train,
             mutable=["batch_stats"] if train else [],
         )
         return y.reshape(n, g, -1), new.get("batch_stats", stats) if train else stats
 
-    return Head(init, apply)
+    return Head(init, apply, widths[-1] if widths else 0)
 
 
-def joint(head: Head) -> Head:
-    """The head with batch-norm statistics taken over all views together."""
+def linear(classes: int, *, dtype: jnp.dtype = jnp.float32) -> Head:
+    """A linear classifier: kernel normal with variance 1 / D, bias 0.
+
+    Args:
+      classes: K.
+      dtype: of the parameters and the computation.
+
+    Returns:
+      The head; it maps [N, G, D] to logits [N, G, K].
+    """
 
     def init(key: Array, x_NGD: Array) -> tuple[Tree, Tree]:
-        return head.init(key, x_NGD.reshape(-1, 1, x_NGD.shape[-1]))
+        dim = x_NGD.shape[-1]
+        kernel = jax.random.normal(key, (dim, classes), dtype) / dim**0.5
+        return {"kernel": kernel, "bias": jnp.zeros(classes, dtype)}, {}
 
-    def apply(params: Tree, stats: Tree, x_NGD: Array, train: bool) -> tuple[Array, Tree]:
-        y, stats = head.apply(params, stats, x_NGD.reshape(-1, 1, x_NGD.shape[-1]), train)
-        return y.reshape(*x_NGD.shape[:2], -1), stats
+    def apply(
+        params: Tree, stats: Tree, x_NGD: Array, train: bool, groups: int = 1
+    ) -> tuple[Array, Tree]:
+        del train, groups
+        n, g, d = x_NGD.shape
+        x = x_NGD.reshape(n * g, d).astype(params["kernel"].dtype)
+        return (x @ params["kernel"] + params["bias"][None]).reshape(n, g, -1), stats
 
-    return Head(init, apply)
+    return Head(init, apply, classes)

@@ -1,12 +1,16 @@
-"""Batch normalisation whose statistics are taken per group of the batch.
+"""Batch normalisation whose statistics are taken per view, and per group of rows.
 
-Shape key: N rows, G groups, H W places, C channels. Tensors travel as [N * G, ..., C], N major.
+Shape key: N rows, V views, R groups of contiguous rows, P pixels, C channels. Tensors travel as
+[N * V, ..., C], N major.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -14,19 +18,35 @@ from jax import Array
 BN_DECAY, BN_EPSILON = 0.9, 1e-5
 
 
-def _grouped(x: Array, groups: int) -> Array:
-    """[N * G, ..., C] as [N, G, places, C], in at least float32."""
+class Groups(NamedTuple):
+    """What statistics are taken over: `views` V are interleaved, `rows` R groups are contiguous."""
+
+    views: int
+    rows: int = 1
+
+
+def _by_view(x: Array, groups: Groups) -> Array:
+    """[N * V, ..., C] as [N, V, P, C], or [R, N / R, V, P, C] where R > 1; at least float32."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    return x.reshape(x.shape[0] // groups, groups, -1, x.shape[-1]).astype(dtype)
+    rows = (groups.rows, -1) if groups.rows > 1 else (-1,)
+    pixels = math.prod(x.shape[1:-1])
+    return x.reshape(*rows, groups.views, pixels, x.shape[-1]).astype(dtype)
+
+
+def _moments(x_NVPC: Array) -> tuple[Array, Array]:
+    """Mean and biased variance [V, C]."""
+    mean_VC = x_NVPC.mean((0, 2))
+    return mean_VC, jnp.maximum(jnp.square(x_NVPC).mean((0, 2)) - jnp.square(mean_VC), 0)
 
 
 class GroupBatchNorm(nn.Module):
-    """Batch norm over the global batch, one set of statistics a group.
+    """Batch norm, one set of statistics for each view and each group of contiguous rows.
 
-    Under `jit` on a sharded batch the means are over all devices. Statistics are float32 (float64
-    for float64 inputs), the biased variance as E[x^2] - E[x]^2, one pass over the data.
-    The running statistics move once a group, in order, with decay 0.9 and the biased variance:
-    what separate passes would have done.
+    Under `jit` on a sharded batch the means are over all devices that hold rows of a group; with
+    one group, over all there are. Statistics are float32 (float64 for float64 inputs), the biased
+    variance as E[x^2] - E[x]^2, one pass over the data.
+    The running statistics move once per view, in order, with decay 0.9 and the biased variance:
+    what separate passes would have done. Groups of rows move them by their mean.
 
     Reference: Ioffe and Szegedy 2015; google-deepmind/deepmind-research:byol (decay, epsilon).
     """
@@ -39,17 +59,17 @@ class GroupBatchNorm(nn.Module):
     def __call__(
         self,
         x: Array,
-        groups: int,
+        groups: Groups,
         train: bool,
         max_pool: Callable[[Array], Array] | None = None,
     ) -> Array:
         """Normalise x.
 
         Args:
-          x: [N * groups, ..., C].
-          groups: G.
+          x: [N * V, ..., C].
+          groups: V and R.
           train: take the statistics from x, and move the running ones.
-          max_pool: also max-pool the result, a channel at a time. It is done between statistics
+          max_pool: also max-pool the result, each channel by itself. It is done between statistics
             and normalising, which is monotone, so that the map before the pool is neither
             normalised nor kept; a ReLU that follows may stand before or after the pool alike.
 
@@ -69,22 +89,29 @@ class GroupBatchNorm(nn.Module):
         if max_pool is not None:
             x = x * sign.astype(x.dtype)[(None,) * (x.ndim - 1)]
         if train:
-            x_NGC = _grouped(x, groups)
-            mean_GC = x_NGC.mean((0, 2))
-            var_GC = jnp.maximum(jnp.square(x_NGC).mean((0, 2)) - jnp.square(mean_GC), 0)
+            x_NVPC = _by_view(x, groups)
+            moments = jax.vmap(_moments) if groups.rows > 1 else _moments
+            mean_VC, var_VC = moments(x_NVPC)
             if not self.is_initializing():
+                moved = (mean_VC, var_VC)
+                if groups.rows > 1:
+                    moved = (mean_VC.mean(0), var_VC.mean(0))
                 mean, var = mean_ema.value, var_ema.value
-                for g in range(groups):
-                    mean = BN_DECAY * mean + (1 - BN_DECAY) * sign * mean_GC[g]
-                    var = BN_DECAY * var + (1 - BN_DECAY) * var_GC[g]
+                for v in range(groups.views):
+                    mean = BN_DECAY * mean + (1 - BN_DECAY) * sign * moved[0][v]
+                    var = BN_DECAY * var + (1 - BN_DECAY) * moved[1][v]
                 mean_ema.value, var_ema.value = mean, var
         else:
-            mean_GC, var_GC = (sign * mean_ema.value)[None], var_ema.value[None]
+            groups = Groups(groups.views)
+            mean_VC, var_VC = (sign * mean_ema.value)[None], var_ema.value[None]
         if max_pool is not None:
             x = max_pool(x)
 
-        scale_GC = jnp.reciprocal(jnp.sqrt(var_GC + BN_EPSILON)) * (sign * scale)[None]
-        y = (_grouped(x, groups) - mean_GC[None, :, None]) * scale_GC[None, :, None]
-        if bias is not None:
-            y = y + bias[None, None, None]
+        def normalise(x_NVPC: Array, mean_VC: Array, var_VC: Array) -> Array:
+            scale_VC = jnp.reciprocal(jnp.sqrt(var_VC + BN_EPSILON)) * (sign * scale)[None]
+            y = (x_NVPC - mean_VC[None, :, None]) * scale_VC[None, :, None]
+            return y if bias is None else y + bias[None, None, None]
+
+        normalise = jax.vmap(normalise) if groups.rows > 1 else normalise
+        y = normalise(_by_view(x, groups), mean_VC, var_VC)
         return y.astype(x.dtype).reshape(x.shape)

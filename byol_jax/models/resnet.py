@@ -16,10 +16,10 @@ from flax import linen as nn
 from jax import Array
 
 from byol_jax.models.conv import conv
-from byol_jax.models.norm import GroupBatchNorm
+from byol_jax.models.norm import GroupBatchNorm, Groups
 from byol_jax.models.stem import BlockConv
 
-# depth -> (blocks a stage, bottleneck)
+# depth -> (blocks per stage, bottleneck)
 DEPTHS = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -76,7 +76,7 @@ class Block(nn.Module):
     drop_path: float
 
     @nn.compact
-    def __call__(self, x: Array, key: Array | None, groups: int, train: bool) -> Array:
+    def __call__(self, x: Array, key: Array | None, groups: Groups, train: bool) -> Array:
         """Map x [N * G, H, W, C] to [N * G, H / stride, W / stride, features (* 4)]."""
         spec, f = self.spec, self.features
         layers: tuple[tuple[int, int, int], ...]  # width, kernel, stride
@@ -123,7 +123,7 @@ class ResNet(nn.Module):
     space_to_depth: bool = False  # the stem's convolution on blocks of 2x2 pixels
 
     @nn.compact
-    def __call__(self, x: Array, key: Array | None, groups: int, train: bool) -> list[Array]:
+    def __call__(self, x: Array, key: Array | None, groups: Groups, train: bool) -> list[Array]:
         """Map images [N * G, H, W, C] to the maps of the four stages."""
         blocks, bottleneck = DEPTHS[self.depth]
         base = round(64 * self.width)
@@ -164,7 +164,7 @@ class Tiny(nn.Module):
     spec: ConvSpec
 
     @nn.compact
-    def __call__(self, x: Array, key: Array | None, groups: int, train: bool) -> list[Array]:
+    def __call__(self, x: Array, key: Array | None, groups: Groups, train: bool) -> list[Array]:
         """Map images [N * G, H, W, C] to the maps of the three stages."""
         del key
         maps = []

@@ -19,13 +19,13 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from byol_jax import cli
-from byol_jax.config import check_keys
+from byol_jax.config import resolve
 from byol_jax.preflight import model, remedies, table, topology
 from byol_jax.preflight.lower import lower, no_data
 
 
 def say(text: str) -> None:
-    """Tell what goes on, on stderr."""
+    """Say on stderr what is being done."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
@@ -42,12 +42,12 @@ def main() -> int:
         return 0
     if f.config is None:
         raise ValueError("--config is missing; give one, e.g. configs/byol_imagenet_r50.py:300.")
-    check_keys(f.config)
+    config = resolve(f.config)
     names = [name for name in f.topology.split(",") if name]
     virtual = topology.virtual_devices(names)
     if virtual:
         jax.config.update("jax_num_cpu_devices", virtual)
-    source = no_data(f.config, f.channels, f.classes)
+    source = no_data(config, f.channels, f.classes)
 
     def examine(config: ConfigDict, name: str) -> dict[str, Any]:
         where = topology.find(name)
@@ -61,10 +61,10 @@ def main() -> int:
 
     found = []
     for name in names:
-        figures = examine(f.config, name)
+        figures = examine(config, name)
         print(table.report(figures), flush=True)
         if not figures["fits"] and f.tries:
-            tried = remedies.search(f.config, figures, examine, say, f.tries)
+            tried = remedies.search(config, figures, examine, say, f.tries)
             print(table.remedies(tried), flush=True)
             figures["remedies"] = tried
         print()

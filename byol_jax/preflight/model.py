@@ -1,6 +1,6 @@
 """Compile a traced step, and model one device of it: memory, traffic, time.
 
-Four times, none of them measured, in ms a step:
+Four times, none of them measured, in ms per step:
 
 - compiler: XLA's own optimal time of all instructions but collectives. For some programs it comes
   out negative by whole seconds, or below the arithmetic's time: then it is left out.
@@ -16,13 +16,12 @@ docs/scaling.md has how far they are from measurements, and why in this order.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jax.errors import JaxRuntimeError
 
 from byol_jax import mesh
-from byol_jax.build.experiment import Experiment
+from byol_jax.experiment.build import Experiment
 from byol_jax.preflight import hlo, network
 from byol_jax.preflight.hardware import Topology
 from byol_jax.preflight.lower import Lowered
@@ -36,9 +35,6 @@ class Compiled(NamedTuple):
     text: str
     seconds: float
     error: str = ""
-
-
-Compiler = Callable[[Any], Compiled]
 
 
 def compile_step(lowered: Any) -> Compiled:
@@ -81,9 +77,10 @@ def figures(lowered: Lowered, topology: Topology, compiled: Compiled) -> dict[st
         f"{e.config.image_size} px, views {e.config.views.placement}",
         "data": e.config.data.placement,
         "batch": e.config.batch_size,
-        "batch_a_device": e.config.batch_size / len(topology.devices),
-        "steps": e.total_steps,
+        "batch_per_device": e.config.batch_size / len(topology.devices),
+        "steps": e.facts.steps,
         **_memory(lowered, topology, compiled),
+        "state_gib": lowered.state / 2**30,
         "compile_s": compiled.seconds,
     }
     nothing = ("tflop", "gb_moved", "collectives", "modelled_ms")

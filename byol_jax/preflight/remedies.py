@@ -87,7 +87,7 @@ def ways(config: ConfigDict, failed: dict[str, Any]) -> Iterator[Way]:
         keys: dict[str, Any] = {"encoder.remat": True}
         yield Way(_says(keys), keys, same)
     yield _micro_batches(config, failed, factor)
-    yield _divided(config, failed)
+    yield _sharded(config, failed)
 
 
 def _larger(config: ConfigDict, failed: dict[str, Any], factor: float) -> Way:
@@ -122,15 +122,14 @@ def _micro_batches(config: ConfigDict, failed: dict[str, Any], factor: float) ->
     return Way(_says(keys), keys, failed["topology"])
 
 
-def _divided(config: ConfigDict, failed: dict[str, Any]) -> Way:
+def _sharded(config: ConfigDict, failed: dict[str, Any]) -> Way:
     """The state over 8 devices, or all of fewer; only where the state is what is too large."""
     shares = min(8, failed["devices"])
     keys = {"mesh.fsdp": shares}
-    kinds = ("parameters", "target", "optimizer")
-    state = sum(failed["memory_gib"].get(k, 0.0) for k in kinds)
+    state = failed["state_gib"]
     lacks = failed["hbm_gib"] - failed["hbm_limit_gib"]
     if config.mesh.fsdp > 1 or shares == 1 or failed["devices"] % shares:
-        return Way(_says(keys), {}, "", "the state is divided already, or cannot be")
+        return Way(_says(keys), {}, "", "the state is sharded already, or cannot be")
     if state * (1 - 1 / shares) < lacks:
         why = f"the whole state is {state:.2f} GiB, and {lacks:.2f} GiB lack"
         return Way(_says(keys), keys, "", why)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from byol_jax.preflight.hardware import (
-    DEVICES,
+    KINDS,
     GPUS_PER_HOST,
     SLICES,
     Topology,
@@ -29,16 +29,11 @@ NO_TPU_HERE = {
 NO_LIBTPU = 'libtpu, the TPU compiler, is not installed; run `pip install "byol_jax[preflight]"`.'
 
 
-def known_names() -> list[str]:
-    """The TPU topologies that are offered, smallest first in each generation."""
-    return [f"{kind}:{shape}" for kind, shapes in SLICES.items() for shape in shapes]
-
-
 def listing() -> str:
     """The known topologies as a table: name, devices, memory of each."""
     lines = ["TPU topologies (name=devices):"]
     for kind, shapes in SLICES.items():
-        device = DEVICES[kind]
+        device = KINDS[kind]
         lines.append(f"  {device.name}, {device.hbm_gib:g} GiB usable of each")
         names = [f"{kind}:{s}={slice_devices(kind, s)}" for s in shapes]
         lines += [f"    {'  '.join(names[i : i + 6])}" for i in range(0, len(names), 6)]
@@ -56,7 +51,7 @@ def nearest_topology(name: str) -> str:
     kind = name.split(":")[0]
     same = [f"{kind}:{shape}" for shape in SLICES.get(kind, ())]
     close = difflib.get_close_matches(name, same, 3, 0.0) if same else []
-    hint = f"the nearest are {', '.join(close)}" if close else f"kinds are {', '.join(DEVICES)}"
+    hint = f"the nearest are {', '.join(close)}" if close else f"kinds are {', '.join(KINDS)}"
     return f"{hint}; --topology without a value lists all."
 
 
@@ -67,13 +62,13 @@ def parse(name: str) -> tuple[str, str]:
       ValueError: it is not of that form, or of an unknown kind.
     """
     match = re.fullmatch(r"([a-z]\w*):(\d+(?:x\d+)*)", name)
-    if not match or match[1] not in DEVICES:
+    if not match or match[1] not in KINDS:
         raise ValueError(
             f"--topology {name!r} is unknown; expected KIND:SHAPE, e.g. v3:16x16 or cpu:8; "
             + nearest_topology(name)
         )
     kind, shape = match[1], match[2]
-    flat = DEVICES[kind].platform != "tpu"
+    flat = KINDS[kind].platform != "tpu"
     if (flat and "x" in shape) or not all(int(n) for n in shape.split("x")):
         raise ValueError(f"--topology {name!r}: {kind} is counted, from 1 on, e.g. {kind}:8.")
     return kind, shape
@@ -81,7 +76,7 @@ def parse(name: str) -> tuple[str, str]:
 
 def virtual_devices(names: list[str]) -> int:
     """CPU devices that the topologies need; 0 where they are all TPUs."""
-    counts = [int(shape) for kind, shape in map(parse, names) if DEVICES[kind].platform != "tpu"]
+    counts = [int(shape) for kind, shape in map(parse, names) if KINDS[kind].platform != "tpu"]
     return max(counts, default=0)
 
 
@@ -92,7 +87,7 @@ def find(name: str) -> Topology:
       ValueError: the name is unknown, or libtpu is not installed, or refuses it.
     """
     kind, shape = parse(name)
-    device = DEVICES[kind]
+    device = KINDS[kind]
     if device.platform == "tpu":
         devices = _tpu_devices(name, device.chip_config)
         hosts = len({d.process_index for d in devices})

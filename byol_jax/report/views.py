@@ -1,4 +1,4 @@
-"""views.png: what the encoder will be shown, drawn before step 1."""
+"""views.png: what the encoder will see, drawn before step 1."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXAMPLES = 8
 
 def draw_views(
     batches: Iterator[Mapping[str, np.ndarray]],
-    views_of: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+    render: Callable[[Mapping[str, np.ndarray]], np.ndarray],
     source: Source,
     spec: EvalSpec,
     path: Path,
@@ -26,14 +26,14 @@ def draw_views(
 
     Args:
       batches: training batches; the first one is read now.
-      views_of: batch -> its views [B, V, S, S, C], normalised.
+      render: batch -> its views [B, V, S, S, C], normalised.
       source: where the originals come from; a stream has none to show.
       spec: normalisation, and the centre crop of the originals.
       path: of the PNG.
     """
     first = next(batches)
     n = min(EXAMPLES, len(first["index"]))
-    views = views_of(first)[:n]
+    views = render(first)[:n]
     columns = [_denormalise(views[:, v], spec) for v in range(views.shape[1])]
     titles = [f"view {v + 1}" for v in range(len(columns))]
     if not source.is_stream:

@@ -12,16 +12,19 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from byol_jax import log, mesh
-from byol_jax.build.experiment import Experiment, build_views
-from byol_jax.core import Encoder, TrainState, Tree
+from byol_jax.core import Encoder, TrainState, Tree, starting_from
 from byol_jax.data.pipeline import eval_batches, train_batches
-from byol_jax.data.source import Source, open_source
+from byol_jax.data.opening import open_source
+from byol_jax.data.source import Source
 from byol_jax.evals.features import Extracted, extract, pixels, topk_accuracy
 from byol_jax.evals.fewshot import fewshot
 from byol_jax.evals.knn import knn
 from byol_jax.evals.linear import Part, Parts, Protocol, linear
+from byol_jax.experiment.build import Experiment
+from byol_jax.experiment.views import build_views
 from byol_jax.run_folder import RunEncoder
-from byol_jax.views.spec import EvalSpec, ViewSpec, crop_flip
+from byol_jax.views.recipes import crop_flip
+from byol_jax.views.spec import EvalSpec, ViewSpec
 
 PIXELS_UP_TO = 64  # px; larger images are not used as raw features
 
@@ -85,13 +88,13 @@ def _knn(config: ConfigDict, train: Extracted, test: Extracted, classes: int) ->
 
 
 @dataclasses.dataclass(frozen=True)
-class Judge:
+class EvalData:
     """The data and the devices on which encoders are compared."""
 
     config: ConfigDict
     train: Source
     test: Source
-    views: tuple[ViewSpec, ...]
+    view: ViewSpec
     spec: EvalSpec
     mesh: Mesh
 
@@ -111,16 +114,16 @@ class Judge:
 
     def part(self, source: Source) -> Part:
         """A source with train crops, flips as in pre-training, and centre crops."""
-        s, v = self.spec, self.views[0]
-        views = crop_flip(s.size, mean=s.mean, std=s.std, area=v.area, flip=v.flip)
+        s, v = self.spec, self.view
+        recipe = crop_flip(s.size, mean=s.mean, std=s.std, area=v.area, flip=v.flip)
 
         def train(batch_size: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
-            return train_batches(source, views, batch_size=batch_size, seed=seed)
+            return train_batches(source, recipe, batch_size=batch_size, seed=seed)
 
         return Part(source.num_examples, train, lambda: self.crops(source))
 
 
-def open_judge(run: RunEncoder) -> Judge:
+def open_eval_data(run: RunEncoder) -> EvalData:
     """Open the training and test images of a run.
 
     Raises:
@@ -135,7 +138,7 @@ def open_judge(run: RunEncoder) -> Judge:
     if not train.classes:
         raise ValueError(
             f"The data {config.data.name!r} {config.data.dir} have no labels, which every "
-            "protocol needs: put the images into one folder a class, or evaluate on labelled data "
+            "protocol needs: put the images into one folder per class, or evaluate on labelled data "
             "with --config.data.name and --config.data.dir."
         )
     if train.channels != run.encoder.channels:
@@ -143,12 +146,12 @@ def open_judge(run: RunEncoder) -> Judge:
             f"The data have {train.channels} channels, the encoder {run.encoder.channels}; "
             "evaluate on data with as many."
         )
-    views, _ = build_views(config, train.channels)
-    # Normalised as trained, also where the encoder is judged on other data.
+    recipe, _ = build_views(config, train.channels)
+    # Normalised as trained, also where the encoder is evaluated on other data.
     info = run.info
     resize = config.eval.resize or info.resize or info.image_size
     spec = EvalSpec(info.image_size, resize, info.mean, info.std)
-    return Judge(config, train, sources[1], views, spec, mesh.make_mesh())
+    return EvalData(config, train, sources[1], recipe["views"][0], spec, mesh.make_mesh())
 
 
 def untrained(run: RunEncoder) -> tuple[Tree, Tree]:
@@ -162,21 +165,21 @@ def _candidates(run: RunEncoder) -> dict[str, tuple[Tree, Tree]]:
     return {"": (run.params, run.stats), "untrained_": untrained(run)}
 
 
-def run_knn(run: RunEncoder, judge: Judge) -> dict[str, Any]:
+def run_knn(run: RunEncoder, data: EvalData) -> dict[str, Any]:
     """Weighted kNN of the encoder and of an untrained one."""
     result: dict[str, Any] = {}
-    train = limited(judge.train, run.config.eval.train_examples)
+    train = limited(data.train, run.config.eval.train_examples)
     for prefix, start in _candidates(run).items():
-        a, b = (judge.features(run.encoder, start, s) for s in (train, judge.test))
-        found = _knn(run.config, a, b, judge.train.classes)
+        a, b = (data.features(run.encoder, start, s) for s in (train, data.test))
+        found = _knn(run.config, a, b, data.train.classes)
         result |= {prefix + k: v for k, v in found.items()}
     return result
 
 
-def run_fewshot(run: RunEncoder, judge: Judge) -> dict[str, Any]:
+def run_fewshot(run: RunEncoder, data: EvalData) -> dict[str, Any]:
     """Few-shot accuracies of the encoder, an untrained one, and (small images) raw pixels."""
     c = run.config.eval
-    train = limited(judge.train, c.train_examples)
+    train = limited(data.train, c.train_examples)
     rows: dict[str, dict[str, float]] = {}
 
     def add(name: str, a: Extracted, b: Extracted) -> None:
@@ -190,20 +193,20 @@ def run_fewshot(run: RunEncoder, judge: Judge) -> dict[str, Any]:
             c=c.fewshot_c,
         )
 
-    if judge.spec.size <= PIXELS_UP_TO:
+    if data.spec.size <= PIXELS_UP_TO:
         # Of pixels in 0..1, not normalised: an offset would change their l2-normalised angles.
         plain = dataclasses.replace(
-            judge,
+            data,
             spec=dataclasses.replace(
-                judge.spec,
-                mean=(0.0,) * len(judge.spec.mean),
-                std=(1.0,) * len(judge.spec.std),
+                data.spec,
+                mean=(0.0,) * len(data.spec.mean),
+                std=(1.0,) * len(data.spec.std),
             ),
         )
-        add("raw pixels", *(pixels(plain.crops(s)) for s in (train, judge.test)))
+        add("raw pixels", *(pixels(plain.crops(s)) for s in (train, data.test)))
     names = {"": run.info.method, "untrained_": "untrained encoder"}
     for prefix, start in reversed(_candidates(run).items()):
-        a, b = (judge.features(run.encoder, start, s) for s in (train, judge.test))
+        a, b = (data.features(run.encoder, start, s) for s in (train, data.test))
         add(names[prefix], a, b)
     return {
         "top1": rows[run.info.method]["all"],
@@ -212,37 +215,35 @@ def run_fewshot(run: RunEncoder, judge: Judge) -> dict[str, Any]:
     }
 
 
-def _run_supervised(run: RunEncoder, judge: Judge, train: Source, frozen: bool) -> dict[str, Any]:
+def _run_supervised(run: RunEncoder, data: EvalData, train: Source, frozen: bool) -> dict[str, Any]:
     c = run.config.eval
     lrs = c.lrs if frozen else c.finetune_lrs
     protocol = Protocol(tuple(lrs), c.epochs, c.train_batch, frozen, run.config.seed)
     rest, held = train.hold_out(c.validation, run.config.seed)
-    parts = Parts(*(judge.part(s) for s in (train, rest, held, judge.test)))
-    result: dict[str, Any] = {}
+    parts = Parts(*(data.part(s) for s in (train, rest, held, data.test)))
+    classes, result = data.train.classes, {}
     for prefix, start in _candidates(run).items():
         log.say(f"{'untrained' if prefix else 'pre-trained'} encoder:")
-        found = linear(run.encoder, start, parts, protocol, judge.train.classes, judge.mesh)
+        found = linear(starting_from(run.encoder, *start), parts, protocol, classes, data.mesh)
         result |= {prefix + k: v for k, v in found.items()}
     return result | {"train_images": train.num_examples, "validation_images": held.num_examples}
 
 
-def run_linear(run: RunEncoder, judge: Judge) -> dict[str, Any]:
+def run_linear(run: RunEncoder, data: EvalData) -> dict[str, Any]:
     """A linear classifier on frozen features, of the encoder and of an untrained one."""
-    return _run_supervised(run, judge, judge.train, frozen=True)
+    return _run_supervised(run, data, data.train, frozen=True)
 
 
-def run_finetune(run: RunEncoder, judge: Judge) -> dict[str, Any]:
+def run_finetune(run: RunEncoder, data: EvalData) -> dict[str, Any]:
     """Fine-tuning on `eval.label_fraction` of the labels, and training from scratch on them."""
     fraction = run.config.eval.label_fraction
-    if not 0 < fraction <= 1:
-        raise ValueError(f"eval.label_fraction is {fraction}; expected above 0, up to 1.")
-    train = judge.train
+    train = data.train
     if fraction < 1:
         _, train = train.hold_out(fraction, run.config.seed)
-    return _run_supervised(run, judge, train, frozen=False) | {"label_fraction": fraction}
+    return _run_supervised(run, data, train, frozen=False) | {"label_fraction": fraction}
 
 
-PROTOCOLS: dict[str, Callable[[RunEncoder, Judge], dict[str, Any]]] = {
+PROTOCOLS: dict[str, Callable[[RunEncoder, EvalData], dict[str, Any]]] = {
     "knn": run_knn,
     "linear": run_linear,
     "finetune": run_finetune,

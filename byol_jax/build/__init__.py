@@ -1,1 +1,0 @@
-"""From a config to objects: the only room that reads a ConfigDict."""

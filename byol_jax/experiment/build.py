@@ -1,0 +1,208 @@
+"""From a config to all the objects of a training run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from byol_jax import mesh
+from byol_jax.config import resolve
+from byol_jax.convert.info import EncoderInfo
+from byol_jax.convert.load import read_encoder
+from byol_jax.core import Batch, Encoder, Method, starting_from
+from byol_jax.data.opening import open_source
+from byol_jax.data.pipeline import decode_all, steps_per_epoch, why_damaged
+from byol_jax.data.source import Source
+from byol_jax.experiment.methods import Facts, Parts, build_encoder, build_method
+from byol_jax.experiment.optimizers import build_optimizer
+from byol_jax.experiment.views import build_views, check_takes
+from byol_jax.loop import Damage, Options
+from byol_jax.optim import Optimizer
+from byol_jax.views.spec import EvalSpec, Recipe
+
+
+class Experiment(NamedTuple):
+    """All that a training run is made of.
+
+    config: resolved. recipe: of the training views. encoder: as configured, by itself. info:
+    describes it for exports.
+    """
+
+    config: ConfigDict
+    source: Source
+    recipe: Recipe
+    eval_spec: EvalSpec
+    encoder: Encoder
+    method: Method
+    optimizer: Optimizer
+    mesh: Mesh
+    facts: Facts
+    info: EncoderInfo
+
+    @property
+    def dtype(self) -> Any:
+        """Of the views that the encoder is given."""
+        return jnp.float64 if self.config.encoder.dtype == "float64" else jnp.float32
+
+
+def decoded(source: Source, side: int, devices: Mesh) -> Source:
+    """The data set in memory, decoded to squares of `side` px where it is not yet.
+
+    Raises:
+      ValueError: it would not fit on the devices.
+    """
+    shape = (side, side, source.channels) if source.images is None else source.images.shape[1:]
+    size = source.num_examples * math.prod(shape)
+    mesh.check_fits(size, f"{source.name} ({source.num_examples:,} images of {shape})", devices)
+    return decode_all(source, side)
+
+
+def build(
+    config: ConfigDict,
+    source: Source | None = None,
+    devices: Sequence[Any] | None = None,
+    *,
+    resumed: bool = False,
+    decode: Callable[[Source, int, Mesh], Source] = decoded,
+) -> Experiment:
+    """Open the data and make every object of a training run; nothing is compiled.
+
+    Args:
+      config: complete.
+      source: the data, where they are not those that the config names.
+      devices: where to run; all of the process group's by default.
+      resumed: the state will come from a checkpoint: `init_from` is not read.
+      decode: (source, side, mesh) -> the images in memory, for resident data.
+
+    Raises:
+      ValueError: anything about config or data that would fail later, said clearly.
+    """
+    config = resolve(config)
+    if config.encoder.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    where = mesh.make_mesh(devices, config.mesh.fsdp)
+    mesh.check_batch(config.batch_size // config.optimizer.accumulate, where)
+    if source is None:
+        source = open_source(config.data.name, config.data.dir, "train", seed=config.seed)
+    recipe, eval_spec = build_views(config, source.channels)
+    if config.data.placement == "resident":
+        source = decode(source, config.data.resident_size or eval_spec.resize, where)
+    facts = _facts(config, source)
+    encoder = build_encoder(config, source.channels)
+    start = encoder
+    if config.init_from and not resumed:
+        start = _pretrained(encoder, config.init_from)
+    parts = Parts(start, _gather(where))
+    method = build_method(config, parts, facts)
+    check_takes(config.method.name, method.takes, config.views.recipe, recipe)
+    info = EncoderInfo(
+        encoder=encoder.config,
+        image_size=config.image_size,
+        mean=eval_spec.mean,
+        std=eval_spec.std,
+        resize=eval_spec.resize,
+        method=config.method.name,
+        source=config.data.name,
+    )
+    optimizer = build_optimizer(config, facts)
+    return Experiment(
+        config, source, recipe, eval_spec, encoder, method, optimizer, where, facts, info
+    )
+
+
+def _gather(where: Mesh) -> Callable[[Any], Any]:
+    """What wraps encoders and heads: nothing, where every device holds the whole state."""
+    if where.shape["fsdp"] == 1:
+        return lambda module: module
+    return lambda module: mesh.gathered(module, where)
+
+
+def _facts(config: ConfigDict, source: Source) -> Facts:
+    """Numbers of the data and of the run.
+
+    Raises:
+      ValueError: the data are not as many as declared, or the run is too long for int32.
+    """
+    declared = config.data.train_examples
+    if declared and declared != source.num_examples:
+        raise ValueError(
+            f"data.train_examples is {declared}, but {source.name} has {source.num_examples} "
+            "images; set it to 0 to ask the data."
+        )
+    per_epoch = steps_per_epoch(source, config.batch_size, jax.process_count())
+    total = per_epoch * config.epochs
+    if total * config.batch_size >= 2**31:
+        raise ValueError(
+            f"{config.epochs} epochs of {source.num_examples} images are more than 2**31 examples; "
+            "lower epochs."
+        )
+    return Facts(source.num_examples, source.classes, total, per_epoch)
+
+
+def _pretrained(encoder: Encoder, path: str) -> Encoder:
+    """The encoder that starts from an export.
+
+    Raises:
+      ValueError: the export is of another architecture.
+    """
+    given, *arrays, _ = read_encoder(path)
+    for key in ("name", "width", "stem", "padding", "project_first", "channels"):
+        ours, theirs = encoder.config[key], given.config[key]
+        if ours != theirs:
+            raise ValueError(
+                f"init_from={path} has encoder.{key} {theirs!r}, the config {ours!r}; make them "
+                "equal."
+            )
+    image = jax.ShapeDtypeStruct((1, 1, 64, 64, encoder.channels), np.float32)
+    like = jax.eval_shape(encoder.init, jax.random.key(0), image)
+    params, stats = jax.tree.map(lambda x, old: np.asarray(x, old.dtype), tuple(arrays), like)
+    return starting_from(encoder, params, stats)
+
+
+def batch_shapes(e: Experiment) -> Batch:
+    """Shapes of one global batch, as the method sees it."""
+    rows = e.config.batch_size
+    shapes = {
+        group: jax.ShapeDtypeStruct(
+            (rows, len(views), views[0].size, views[0].size, e.source.channels), e.dtype
+        )
+        for group, views in e.recipe.items()
+    }
+    return {
+        **shapes,
+        "index": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((rows,), jnp.float32),
+    }
+
+
+def build_damage(e: Experiment, seen: Any) -> Damage:
+    """The count of unreadable images, with what to say of each."""
+
+    def explain(index: int) -> str:
+        return f"{e.source.describe(index)}: {why_damaged(e.source, index)}"
+
+    return Damage(e.config.data.max_damaged * e.source.num_examples, explain, seen)
+
+
+def build_options(e: Experiment, steps_per_dispatch: int) -> Options:
+    """When the loop logs, saves and evaluates."""
+    c = e.config
+    return Options(
+        total_steps=e.facts.steps,
+        batch_size=c.batch_size,
+        log_every=c.log_every,
+        checkpoint_every=c.checkpoint_every,
+        evaluate_every=c.evaluate_every * e.facts.steps_per_epoch,
+        collapse_threshold=0.0 if c.method.name == "supervised" else c.collapse.threshold,
+        collapse_stop=c.collapse.stop,
+        steps_per_dispatch=steps_per_dispatch,
+        what=f"the train step ({c.method.name}, {c.encoder.name}, batch {c.batch_size})",
+    )

@@ -1,0 +1,75 @@
+"""From a config to the views of training and of the evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from byol_jax.config import nearest
+from byol_jax.data.facts import facts_of
+from byol_jax.views.recipes import RECIPES
+from byol_jax.views.spec import IMAGENET_MEAN, IMAGENET_STD, EvalSpec, Recipe, ViewSpec
+
+
+def normalisation(config: ConfigDict, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of each channel: the config's, else the recipe's or the data set's."""
+    if config.views.mean or config.views.std:
+        return tuple(config.views.mean), tuple(config.views.std)
+    if config.views.recipe == "simclr":
+        return (0.0,) * channels, (1.0,) * channels
+    facts = facts_of(config.data.name)
+    mean, std = (facts.mean, facts.std) if facts else (IMAGENET_MEAN, IMAGENET_STD)
+    if len(mean) == channels:
+        return mean, std
+    return (float(np.mean(mean)),) * channels, (float(np.mean(std)),) * channels
+
+
+def build_views(config: ConfigDict, channels: int) -> tuple[Recipe, EvalSpec]:
+    """The recipe of the training views, and the evaluation's centre crop.
+
+    Raises:
+      ValueError: an override is no field of a view, or out of its range.
+    """
+    name, size = config.views.recipe, config.image_size
+    mean, std = normalisation(config, channels)
+    options = config.get(name, ConfigDict()).to_dict() if name == "multi_crop" else {}
+    overrides = config.views.overrides.to_dict()
+    fields = {f.name for f in dataclasses.fields(ViewSpec)}
+    for key in overrides:
+        if key not in fields:
+            raise ValueError(f"Unknown config key views.overrides.{key}: {nearest(key, fields)}")
+    # Small images are not cropped in evaluation: a border of 2 px of 32 may hold the object.
+    resize = config.eval.resize or (size if size < 64 else round(size * 8 / 7))
+    recipe = RECIPES[name](size, mean=mean, std=std, **options, **overrides)
+    return recipe, EvalSpec(size, resize, mean, std)
+
+
+def check_takes(method: str, takes: Mapping[str, int], name: str, recipe: Recipe) -> None:
+    """Refuse a recipe that does not make the views that a method reads.
+
+    Args:
+      method: its name.
+      takes: views of each group that it reads.
+      name: of the recipe.
+      recipe: the views of each group.
+
+    Raises:
+      ValueError: with what is made and what is read.
+    """
+    made = {group: len(views) for group, views in recipe.items()}
+    if made == dict(takes):
+        return
+
+    def say(counts: Mapping[str, Any]) -> str:
+        return " and ".join(f"{n} {group!r}" for group, n in counts.items())
+
+    hint = "views.recipe=crop_flip makes one view" if dict(takes) == {"views": 1} else ""
+    hint = hint or "views.recipe byol, simclr, cifar and digits make two"
+    raise ValueError(
+        f"method.name={method} takes {say(takes)} of each image, but views.recipe={name} makes "
+        f"{say(made)}; {hint}."
+    )

@@ -1,0 +1,56 @@
+"""A target network: a second network that follows the online one, and is never trained.
+
+It lies in extra["target"], {"params", "stats"} of a `models.network.Network`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import optax
+from jax import Array
+
+from byol_jax.core import Tree
+from byol_jax.models.network import Network
+from byol_jax.optim import Schedule
+
+
+def follow(tau: Schedule) -> Callable[[Tree, Tree, Array], tuple[Tree, dict[str, Array]]]:
+    """A `Method.after_update` that moves the target: xi <- tau xi + (1 - tau) theta.
+
+    Every parameter follows, biases and norms too; statistics do not (they are the target's own).
+
+    Args:
+      tau: the decay at a step; a constant 1 keeps the target as it was drawn.
+
+    Returns:
+      (params, extra, step) -> (extra, {"target/tau"}).
+    """
+
+    def after_update(params: Tree, extra: Tree, step: Array) -> tuple[Tree, dict[str, Array]]:
+        decay, target = tau(step), extra["target"]
+        online = {name: params[name] for name in target["params"]}
+        moved = optax.incremental_update(online, target["params"], 1 - decay)
+        # Where float64 is enabled, tau is float64 and would take a float32 target along.
+        moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, target["params"])
+        return {**extra, "target": {**target, "params": moved}}, {"target/tau": decay}
+
+    return after_update
+
+
+def through(net: Network, extra: Tree, images_NGHWC: Array, key: Array) -> tuple[Array, Tree]:
+    """The target's projections in training mode, without a gradient.
+
+    Args:
+      net: the network whose parameters and statistics extra["target"] holds.
+      extra: of the method.
+      images_NGHWC: the views.
+      key: of the pass.
+
+    Returns:
+      (z [N, G, E], extra with the target's statistics moved by its own pass).
+    """
+    target = extra["target"]
+    _, z, stats = net.apply(target["params"], target["stats"], images_NGHWC, True, key)
+    return jax.lax.stop_gradient(z), {**extra, "target": {**target, "stats": stats}}

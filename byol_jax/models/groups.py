@@ -1,0 +1,88 @@
+"""Combinators for what batch-norm statistics are taken over. They wrap encoders and heads alike.
+
+By default each view is normalised by itself over the global batch, as separate passes would.
+
+Shape key: N rows, G views.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from byol_jax.core import Encoder
+from byol_jax.models.heads import Head
+
+Module = TypeVar("Module", Encoder, Head)
+
+
+def joint(module: Module) -> Module:
+    """Statistics over all views together, as where they are concatenated into one batch."""
+
+    def apply(params: Any, stats: Any, x: Array, *args: Any, **options: Any) -> tuple[Any, Any]:
+        n, g = x.shape[:2]
+        merged = x.reshape(n * g, 1, *x.shape[2:])
+        out, stats = module.apply(params, stats, merged, *args, **options)
+        return jax.tree.map(lambda y: y.reshape(n, g, *y.shape[2:]), out), stats
+
+    return module._replace(apply=apply)
+
+
+def grouped(module: Module, groups: int) -> Module:
+    """Statistics over groups of contiguous rows, as on devices that do not synchronise them.
+
+    A group of rows that lies on one device, or on neighbours, needs no message across the whole
+    machine. What the groups are does not depend on the number of devices. The running statistics
+    move by the mean over the groups. It composes: `grouped(joint(module), 8)`.
+
+    Args:
+      module: an encoder or a head.
+      groups: how many, at least 1; in training they must divide the batch (or micro-batch).
+    """
+
+    def apply(
+        params: Any, stats: Any, x: Array, train: bool, *args: Any, **options: Any
+    ) -> tuple[Any, Any]:
+        if train and x.shape[0] % groups:
+            raise ValueError(
+                f"A batch of {x.shape[0]} rows cannot be divided into {groups} groups for batch "
+                "norm; expected a divisor of the batch, or of the micro-batch."
+            )
+        options = {**options, "groups": groups if train else 1}
+        return module.apply(params, stats, x, train, *args, **options)
+
+    return module._replace(apply=apply)
+
+
+def shuffled(encoder: Encoder) -> Encoder:
+    """The encoder on rows in another order, drawn from the key; features in the given order.
+
+    With `grouped` statistics a query and its key then lie in different groups, and cannot find each
+    other by what their group shares: MoCo's shuffled batch norm, without regard to devices. It
+    needs a key in training.
+
+    Reference: He et al. 2020, section 3.3; facebookresearch/moco:moco/builder.py.
+    """
+
+    def apply(
+        params: Any,
+        stats: Any,
+        images_NGHWC: Array,
+        train: bool,
+        key: Array | None = None,
+        **options: Any,
+    ) -> tuple[Any, Any]:
+        if not train:
+            return encoder.apply(params, stats, images_NGHWC, train, key, **options)
+        if key is None:
+            raise ValueError("Shuffled batch norm needs a `key` in apply, in training.")
+        order_key, key = jax.random.split(key)
+        order = jax.random.permutation(order_key, images_NGHWC.shape[0])
+        out, stats = encoder.apply(params, stats, images_NGHWC[order], train, key, **options)
+        back = jnp.argsort(order)
+        return jax.tree.map(lambda y: y[back], out), stats
+
+    return encoder._replace(apply=apply)

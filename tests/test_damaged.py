@@ -142,12 +142,12 @@ def test_a_record_that_is_too_large_is_one_damaged_record(tmp_path, monkeypatch)
     assert re.fullmatch(r"a record of 3,\d{3} bytes, more than 2,000", reason)
 
 
-def test_places_are_those_of_the_records(tmp_path):
-    """Fails if a place is off: against the lengths of what was written."""
+def test_offsets_are_those_of_the_records(tmp_path):
+    """Fails if an offset is wrong: against the lengths of what was written."""
     records = [mutate.frame(bytes(n)) for n in (0, 5, 1, 300)]
     shard = damage.write_shards(tmp_path / "a", records, 0, 1).shards[0]
     ends = np.cumsum([0, 16, 21, 17, 316])
-    np.testing.assert_array_equal(tfrecord.places(shard), ends)
+    np.testing.assert_array_equal(tfrecord.record_offsets(shard), ends)
     assert Source("x", 4, 3, shards=(shard,)).is_stream
 
 

@@ -1,5 +1,7 @@
 """The device's views against the host's, and against the NumPy version of both."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,9 @@ VIEWS = {
     for name in ("byol", "simclr", "cifar", "digits", "crop_flip")
     for i in range(1 if name in ("simclr", "digits", "crop_flip") else 2)
 }
-TWO_SIZES = multi_crop(16, small=9, count=3, blur=0.5)
+TWO_SIZES = multi_crop(16, small=9, count=2, blur=0.5)
+# One view per size: what compiles in less time.
+ONE_EACH = {"views": TWO_SIZES["views"][1:], "local": TWO_SIZES["local"][:1]}
 
 
 def run(function, *arrays):
@@ -145,14 +149,14 @@ def test_groups_of_crops_and_of_whole_images(cropped):
     The draws are those of the host's views in the test below: consecutive slices by group.
     """
     key, some = jax.random.key(3), images(5)
-    u = np.asarray(device.uniforms(key, 5, 5))
+    u = np.asarray(device.uniforms(key, 5, 4))
     crops = {"views": np.stack([images(5, 16), images(5, 16)[::-1]], axis=1)}
-    crops["local"] = np.stack([images(5, 9), images(5, 9)[::-1], 255 - images(5, 9)], axis=1)
+    crops["local"] = np.stack([images(5, 9), images(5, 9)[::-1]], axis=1)
     batch = batch_of(**(crops if cropped else {"image": some})) | {"index": np.arange(5)}
     out = run(device.make_views(TWO_SIZES, cropped=cropped), batch, key)
     assert set(out) == {"views", "local", "mask", "index"}
     first = 0
-    for name, side, count in (("views", 16, 2), ("local", 9, 3)):
+    for name, side, count in (("views", 16, 2), ("local", 9, 2)):
         assert out[name].shape == (5, count, side, side, 3)
         assert out[name].dtype == jnp.float32
         for i, spec in enumerate(TWO_SIZES[name]):
@@ -169,12 +173,12 @@ def test_images_in_device_memory_become_groups():
     key, some = jax.random.key(4), images(7)
     row = np.array([6, 0, 3, 3], np.int32)
     look_up = device.look_up(some.shape[1:])
-    views = device.make_views(TWO_SIZES, cropped=False)
+    views = device.make_views(ONE_EACH, cropped=False)
     batch = {"images": some.reshape(7, -1), "row": row, "mask": np.ones(4, np.float32)}
     found = run(lambda batch, key: views(look_up(batch), key), batch, key)
     given = run(views, batch_of(image=some[row]), key)
     assert set(found) == set(given) == {"views", "local", "mask"}
-    for name in TWO_SIZES:
+    for name in ONE_EACH:
         np.testing.assert_allclose(found[name], given[name], rtol=0, atol=1e-6)
 
 
@@ -186,15 +190,22 @@ def test_what_is_no_recipe_is_refused_at_once():
 
 def test_one_device_draws_what_four_do(x64):
     """Fails if randomness goes by the device, or an operation mixes rows."""
-    views = jax.jit(device.make_views(TWO_SIZES, cropped=False, dtype=jnp.float64))
+    views = jax.jit(device.make_views(ONE_EACH, cropped=False, dtype=jnp.float64))
     made = []
     for n in (1, 4):
         mesh = first_devices(n)
         key = jax.device_put(jax.random.key(5), replicated(mesh))
         batch = put_batch(batch_of(image=images(8)), mesh)
         made.append(jax.device_get(compiled(views, batch, key)(batch, key)))
-    for name in TWO_SIZES:
+    for name in ONE_EACH:
         np.testing.assert_allclose(made[0][name], made[1][name], rtol=0, atol=1e-12)
+
+
+@functools.cache
+def drawn_by_the_host(n):
+    """Draws of two views of n examples, float32 [n, 2, UNIFORMS]."""
+    data = tf.data.Dataset.range(n).map(lambda i: host.uniforms(0, tf.zeros([], tf.int64), i, 2))
+    return next(iter(data.batch(n)))
 
 
 @pytest.mark.parametrize("name", ["byol", "simclr", "cifar", "digits"])
@@ -205,8 +216,7 @@ def test_distributions_agree(name):
     some = np.repeat(images(1, 20, specs[0].channels), n, axis=0)
     views = device.make_views(recipe, cropped=False)
     ours = run(views, batch_of(image=some), jax.random.key(0))
-    index = tf.range(n, dtype=tf.int64)
-    u = tf.map_fn(lambda i: host.uniforms(0, 0, i, 2), index, fn_output_signature=tf.float32)
+    u = drawn_by_the_host(n)
     for v, spec in enumerate(specs):
         crops = host.crop_batch(tf.constant(some), spec, u[:, v])
         theirs = host.augment(crops, spec, u[:, v]).numpy()

@@ -170,7 +170,12 @@ class Seen(NamedTuple):
     masked: set[int]
 
 
-def read(source: Source, size: int, batch: int = 50) -> dict[str, Seen]:
+WAYS = ("evaluation", "views on the host", "views on the device", "resident")
+
+
+def read(
+    source: Source, size: int, batch: int = 50, ways: tuple[str, ...] = WAYS
+) -> dict[str, Seen]:
     """A set through evaluation, training in both placements of views, and as resident data."""
     batch = min(batch, source.num_examples)
     mean, std = (0.0,) * source.channels, (1.0,) * source.channels
@@ -182,18 +187,20 @@ def read(source: Source, size: int, batch: int = 50) -> dict[str, Seen]:
         return [next(feed) for _ in range(steps)]
 
     view = spec.EvalSpec(size, size, mean, std)
-    seen = {
-        "evaluation": _seen(pipeline.eval_batches(source, view, batch_size=batch)),
-        "views on the host": _seen(epoch(False)),
-        "views on the device": _seen(epoch(True)),
+
+    def resident():
+        whole = pipeline.decode_all(source, size)
+        index = np.arange(whole.num_examples)
+        ok = np.ones(len(index), bool) if whole.intact is None else whole.intact
+        return [{"views": whole.images, "label": whole.labels, "index": index, "mask": ok}]
+
+    batches = {
+        "evaluation": lambda: pipeline.eval_batches(source, view, batch_size=batch),
+        "views on the host": lambda: epoch(False),
+        "views on the device": lambda: epoch(True),
+        "resident": resident,
     }
-    whole = pipeline.decode_all(source, size)
-    index = np.arange(whole.num_examples)
-    ok = np.ones(len(index), bool) if whole.intact is None else whole.intact
-    seen["resident"] = _seen(
-        [{"views": whole.images, "label": whole.labels, "index": index, "mask": ok}]
-    )
-    return seen
+    return {way: _seen(batches[way]()) for way in ways}
 
 
 def _seen(batches) -> Seen:

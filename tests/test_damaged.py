@@ -2,6 +2,7 @@
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,13 @@ def spoilt():
     return good, bad, must, chosen | {40 + i for i in range(len(damage.RECORD_FAULTS))}
 
 
+# How each form is read. Views of records are made as those of encoded images in memory are, and
+# what is resident is read as an evaluation is.
+WAYS = {
+    "stream": ("evaluation", "views on the device"),
+    "decoded": damage.WAYS,
+    "encoded": damage.WAYS,
+}
 FORMS = {
     "stream": lambda stream: stream,
     "decoded": lambda stream: damage.in_memory(stream, (SIDE, SIDE, 3)),
@@ -66,9 +74,10 @@ def test_damaged_records_keep_their_place(spoilt, form, tmp_path):
     with the label's check left out of `parse`.
     """
     good, bad, must, chosen = spoilt
-    before = damage.read(FORMS[form](damage.write_shards(tmp_path / "a", good, 10)), SIDE, 20)
+    read = partial(damage.read, size=SIDE, batch=20, ways=WAYS[form])
+    before = read(FORMS[form](damage.write_shards(tmp_path / "a", good, 10)))
     source = FORMS[form](damage.write_shards(tmp_path / "b", bad, 10))
-    masked = damage.compare(source, before, damage.read(source, SIDE, 20), chosen)
+    masked = damage.compare(source, before, read(source), chosen)
     for way, rows in masked.items():
         assert rows == must, way
     where = f"set train, example 40 (record 10 of {tmp_path}/b/set-train.tfrecord-00001-of-00002)"
@@ -102,10 +111,12 @@ def test_damaged_files_keep_their_place(tmp_path):
     for at, fault in enumerate(names):
         bad[f"{2 * at:02}.jpg"] = damage.FILE_FAULTS[fault]
     links = {2 * i for i in range(len(names))}
-    before = damage.read(damage.write_folder(tmp_path / "a", files), SIDE, 20)
+    # How views of files are made on the host does not differ from those of records in memory.
+    read = partial(damage.read, size=SIDE, batch=20, ways=("evaluation", "views on the device"))
+    before = read(damage.write_folder(tmp_path / "a", files))
     source = damage.write_folder(tmp_path / "b", bad)
     (tmp_path / "b" / "train" / "zz.jpg").mkdir()  # a folder is no image
-    masked = damage.compare(source, before, damage.read(source, SIDE, 20), chosen | links)
+    masked = damage.compare(source, before, read(source), chosen | links)
     for way, rows in masked.items():
         assert rows == must | links, way
     reasons = [pipeline.why_damaged(source, 2 * i) for i in range(len(names))]
@@ -142,12 +153,12 @@ def test_a_record_that_is_too_large_is_one_damaged_record(tmp_path, monkeypatch)
     assert re.fullmatch(r"a record of 3,\d{3} bytes, more than 2,000", reason)
 
 
-def test_places_are_those_of_the_records(tmp_path):
-    """Fails if a place is off: against the lengths of what was written."""
+def test_offsets_are_those_of_the_records(tmp_path):
+    """Fails if an offset is wrong: against the lengths of what was written."""
     records = [mutate.frame(bytes(n)) for n in (0, 5, 1, 300)]
     shard = damage.write_shards(tmp_path / "a", records, 0, 1).shards[0]
     ends = np.cumsum([0, 16, 21, 17, 316])
-    np.testing.assert_array_equal(tfrecord.places(shard), ends)
+    np.testing.assert_array_equal(tfrecord.record_offsets(shard), ends)
     assert Source("x", 4, 3, shards=(shard,)).is_stream
 
 

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from byol_jax.data.source import Shard, Source, open_source
+from byol_jax.data.opening import open_source
+from byol_jax.data.source import Shard, Source
 
 RNG = np.random.default_rng(0)
 
@@ -19,14 +20,14 @@ def save(path, side=6, seed=0):
 
 
 def test_arrays_need_no_tensorflow(tmp_path):
-    """Fails if source, digits, npz or their evaluation import TensorFlow."""
+    """Fails if opening digits or npz, or their evaluation import TensorFlow."""
     np.savez(tmp_path / "a.npz", images=RNG.integers(0, 256, (50, 4, 4, 3), np.uint8))
     code = f"""
 import sys
-from byol_jax.data import pipeline, source
+from byol_jax.data import opening, pipeline
 from byol_jax.views.spec import EvalSpec
 for name, where, side, c in (("digits", "", 8, 1), ("npz", {str(tmp_path / "a.npz")!r}, 4, 3)):
-    s = source.open_source(name, where)
+    s = opening.open_source(name, where)
     assert s.hold_out(0.5)[0].num_examples
     assert len(list(pipeline.eval_batches(s, EvalSpec(side, side, (0.5,) * c, (1.0,) * c),
                                           batch_size=10)))

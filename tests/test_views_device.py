@@ -1,33 +1,48 @@
 """The device's views against the host's, and against the NumPy version of both."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import first_devices
+from conftest import compiled, first_devices
 from scipy.stats import ks_2samp
 from test_views_host import PLAIN, np_affine, np_augment, np_resize, photo
 
 from byol_jax.mesh import put_batch, replicated
 from byol_jax.views import device, host
-from byol_jax.views.spec import ORDERS, RECIPES, UNIFORMS, U, ViewSpec
+from byol_jax.views.recipes import RECIPES, multi_crop
+from byol_jax.views.spec import ORDERS, UNIFORMS, U, ViewSpec
 
 RNG = np.random.default_rng(1)
+# Every different view of the recipes; those of multi_crop are byol's with other areas.
 VIEWS = {
     f"{name} {i + 1}": (name, i)
-    for name in RECIPES
+    for name in ("byol", "simclr", "cifar", "digits", "crop_flip")
     for i in range(1 if name in ("simclr", "digits", "crop_flip") else 2)
 }
+TWO_SIZES = multi_crop(16, small=9, count=2, blur=0.5)
+# One view per size: what compiles in less time.
+ONE_EACH = {"views": TWO_SIZES["views"][1:], "local": TWO_SIZES["local"][:1]}
+
+
+def run(function, *arrays):
+    """A function of arrays as one program: one by one, its operations take longer to compile."""
+    return compiled(jax.jit(function), *arrays)(*arrays)
 
 
 def draws(n=1):
-    return RNG.random((n, UNIFORMS), np.float32)
+    """Random numbers of n views; the unused ones are NaN, so that a use of them shows."""
+    u = np.full((n, UNIFORMS), np.nan, np.float32)
+    u[:, : len(U)] = RNG.random((n, len(U)), np.float32)
+    return u
 
 
 def spec_of(name, size=24):
     recipe, i = VIEWS[name]
-    return RECIPES[recipe](size)[i]
+    return RECIPES[recipe](size)["views"][i]
 
 
 def every_order(n=72):
@@ -50,7 +65,7 @@ def test_crops_are_the_hosts(name):
     v = spec_of(name)
     u, some = draws(16), images(16, channels=v.channels)
     theirs = host.crop_batch(tf.constant(some), v, tf.constant(u)).numpy()
-    ours = device.crop_batch(jnp.asarray(some), v, jnp.asarray(u))
+    ours = run(lambda x, u: device.crop_batch(x, v, u), some, u)
     assert ours.shape == (16, 24, 24, v.channels)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
 
@@ -61,7 +76,7 @@ def test_augmentations_are_the_hosts(name):
     v, u = spec_of(name), every_order()
     crops = images(len(u), 24, v.channels).astype(np.float32) / 255
     theirs = host.augment(tf.constant(crops), v, tf.constant(u)).numpy()
-    ours = np.asarray(device.augment(jnp.asarray(crops), v, jnp.asarray(u)))
+    ours = np.asarray(run(lambda x, u: device.augment(x, v, u), crops, u))
     scale = 1 / min(v.std)
     # Where two channels are equal to rounding, the hue is not defined: a few pixels.
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * scale)
@@ -73,8 +88,8 @@ def test_augmentations_are_numpys(name, x64):
     """Fails if the five steps are not the four operations in the order drawn, in float64."""
     v, u = spec_of(name, 12), every_order().astype(np.float64)
     crops = images(len(u), 12, v.channels) / 255
-    ours = device.augment(jnp.asarray(crops), v, jnp.asarray(u))
-    assert ours.dtype == jnp.float64
+    ours = np.asarray(run(lambda x, u: device.augment(x, v, u), crops, u))
+    assert ours.dtype == np.float64
     for i in range(len(u)):
         np.testing.assert_allclose(ours[i], np_augment(crops[i], v, u[i]), rtol=0, atol=1e-9)
 
@@ -88,7 +103,7 @@ def test_a_jitter_of_three_operations(left_out, scales, x64):
     v = ViewSpec(9, **fields)
     u = every_order(24).astype(np.float64)
     crops = images(24, 9) / 255
-    ours = device.augment(jnp.asarray(crops), v, jnp.asarray(u))
+    ours = np.asarray(run(lambda x, u: device.augment(x, v, u), crops, u))
     for i in range(24):
         np.testing.assert_allclose(ours[i], np_augment(crops[i], v, u[i]), rtol=0, atol=1e-9)
 
@@ -97,16 +112,18 @@ def test_crops_are_numpys(x64):
     """Fails if host and device share a mistake."""
     v, turned = ViewSpec(11, **PLAIN), ViewSpec(11, rotate=30.0, shift=0.2, **PLAIN)
     u, some = draws(6).astype(np.float64), images(6, 17)
-    straight = device.crop_batch(jnp.asarray(some), v, jnp.asarray(u))
-    affine = device.crop_batch(jnp.asarray(some), turned, jnp.asarray(u))
+    straight, affine = run(
+        lambda x, u: [device.crop_batch(x, view, u) for view in (v, turned)], some, u
+    )
     for i in range(6):
         window = [t.numpy() for t in host.crop_window(v, tf.constant(u[i], tf.float32), 17, 17)]
         np.testing.assert_allclose(straight[i], np_resize(some[i] / 255, window, 11), atol=1e-9)
         np.testing.assert_allclose(affine[i], np_affine(some[i] / 255, turned, u[i]), atol=1e-9)
 
 
-def batch_of(views):
-    return {"views": views, "mask": np.ones(len(views), np.float32)}
+def batch_of(**images):
+    rows = len(next(iter(images.values())))
+    return {**images, "mask": np.ones(rows, np.float32)}
 
 
 def test_rows_views_and_steps_draw_their_own_numbers():
@@ -119,52 +136,87 @@ def test_rows_views_and_steps_draw_their_own_numbers():
     assert float(u.max()) < 1
     assert np.isin(device.uniforms(jax.random.key(1), 64, 2), u).mean() < 0.01
     # Rows of the same image become different views.
-    same = np.repeat(images(1), 8, axis=0)[:, None]
-    specs = RECIPES["cifar"](24)
-    made = device.make_views(specs, cropped=False)(batch_of(same), jax.random.key(0))["views"]
-    flat = np.asarray(made).reshape(16, -1)
+    batch = batch_of(image=np.repeat(images(1), 8, axis=0))
+    views = device.make_views(RECIPES["cifar"](24), cropped=False)
+    flat = np.asarray(run(views, batch, jax.random.key(0))["views"]).reshape(16, -1)
     assert len({row.tobytes() for row in flat}) == 16
 
 
-def test_views_of_crops_and_of_whole_images():
-    """Fails if a crop is cut again, or a view is made from another view's crop or numbers."""
-    specs = RECIPES["byol"](24)
-    key = jax.random.key(3)
-    u = device.uniforms(key, 5, 2)
-    some = images(5)
-    crops = np.stack([images(5, 24), images(5, 24)[::-1]], axis=1)
-    for given, cropped in ((some[:, None], False), (crops, True)):
-        batch = batch_of(given) | {"index": np.arange(5)}
-        out = device.make_views(specs, cropped=cropped)(batch, key)
-        assert set(out) == {"views", "mask", "index"}
-        assert out["views"].shape == (5, 2, 24, 24, 3)
-        assert out["views"].dtype == jnp.float32
-        for i in (0, 1):
-            x = device.crop_batch(some, specs[i], u[:, i]) if not cropped else crops[:, i] / 255
-            alone = device.augment(jnp.asarray(x, jnp.float32), specs[i], u[:, i])
-            np.testing.assert_allclose(out["views"][:, i], alone, rtol=0, atol=1e-5)
+@pytest.mark.parametrize("cropped", [False, True])
+def test_groups_of_crops_and_of_whole_images(cropped):
+    """Fails if a crop is cut again, or a view has another's crop, numbers, group or place.
+
+    The draws are those of the host's views in the test below: consecutive slices by group.
+    """
+    key, some = jax.random.key(3), images(5)
+    u = np.asarray(device.uniforms(key, 5, 4))
+    crops = {"views": np.stack([images(5, 16), images(5, 16)[::-1]], axis=1)}
+    crops["local"] = np.stack([images(5, 9), images(5, 9)[::-1]], axis=1)
+    batch = batch_of(**(crops if cropped else {"image": some})) | {"index": np.arange(5)}
+    out = run(device.make_views(TWO_SIZES, cropped=cropped), batch, key)
+    assert set(out) == {"views", "local", "mask", "index"}
+    first = 0
+    for name, side, count in (("views", 16, 2), ("local", 9, 2)):
+        assert out[name].shape == (5, count, side, side, 3)
+        assert out[name].dtype == jnp.float32
+        for i, spec in enumerate(TWO_SIZES[name]):
+            draws = tf.constant(u[:, first + i])
+            x = crops[name][:, i] / np.float32(255)
+            crop = tf.constant(x) if cropped else host.crop_batch(tf.constant(some), spec, draws)
+            alone = host.augment(crop, spec, draws)
+            np.testing.assert_allclose(out[name][:, i], alone, rtol=0, atol=5e-4)
+        first += count
+
+
+def test_images_in_device_memory_become_groups():
+    """Fails if a row is looked up wrongly, or the looked-up images and rows stay in the batch."""
+    key, some = jax.random.key(4), images(7)
+    row = np.array([6, 0, 3, 3], np.int32)
+    look_up = device.look_up(some.shape[1:])
+    views = device.make_views(ONE_EACH, cropped=False)
+    batch = {"images": some.reshape(7, -1), "row": row, "mask": np.ones(4, np.float32)}
+    found = run(lambda batch, key: views(look_up(batch), key), batch, key)
+    given = run(views, batch_of(image=some[row]), key)
+    assert set(found) == set(given) == {"views", "local", "mask"}
+    for name in ONE_EACH:
+        np.testing.assert_allclose(found[name], given[name], rtol=0, atol=1e-6)
+
+
+def test_what_is_no_recipe_is_refused_at_once():
+    """Fails if the recipe is not looked at before anything is traced."""
+    with pytest.raises(ValueError, match="view groups 'local'; expected 'views' first"):
+        device.make_views({"local": TWO_SIZES["local"]}, cropped=False)
 
 
 def test_one_device_draws_what_four_do(x64):
     """Fails if randomness goes by the device, or an operation mixes rows."""
-    views = device.make_views(RECIPES["byol"](24), cropped=False, dtype=jnp.float64)
+    views = jax.jit(device.make_views(ONE_EACH, cropped=False, dtype=jnp.float64))
     made = []
     for n in (1, 4):
         mesh = first_devices(n)
         key = jax.device_put(jax.random.key(5), replicated(mesh))
-        batch = put_batch(batch_of(images(8)[:, None]), mesh)
-        made.append(np.asarray(jax.jit(views)(batch, key)["views"]))
-    np.testing.assert_allclose(made[0], made[1], rtol=0, atol=1e-12)
+        batch = put_batch(batch_of(image=images(8)), mesh)
+        made.append(jax.device_get(compiled(views, batch, key)(batch, key)))
+    for name in ONE_EACH:
+        np.testing.assert_allclose(made[0][name], made[1][name], rtol=0, atol=1e-12)
+
+
+@functools.cache
+def drawn_by_the_host(n):
+    """Draws of two views of n examples, float32 [n, 2, UNIFORMS]."""
+    data = tf.data.Dataset.range(n).map(lambda i: host.uniforms(0, tf.zeros([], tf.int64), i, 2))
+    return next(iter(data.batch(n)))
 
 
 @pytest.mark.parametrize("name", ["byol", "simclr", "cifar", "digits"])
 def test_distributions_agree(name):
     """Fails if a probability, a range or a generator differs between host and device."""
-    specs, n = RECIPES[name](16), 1500
+    recipe, n = RECIPES[name](16), 1500
+    specs = recipe["views"]
     some = np.repeat(images(1, 20, specs[0].channels), n, axis=0)
-    ours = device.make_views(specs, cropped=False)(batch_of(some[:, None]), jax.random.key(0))
-    index = tf.range(n, dtype=tf.int64)
-    u = tf.map_fn(lambda i: host.uniforms(0, 0, i, 2), index, fn_output_signature=tf.float32)
+    views = device.make_views(recipe, cropped=False)
+    ours = run(views, batch_of(image=some), jax.random.key(0))
+    u = drawn_by_the_host(n)
     for v, spec in enumerate(specs):
         crops = host.crop_batch(tf.constant(some), spec, u[:, v])
         theirs = host.augment(crops, spec, u[:, v]).numpy()
@@ -182,9 +234,9 @@ def test_distributions_agree(name):
 def test_a_jitter_is_three_colour_operations_and_no_branch():
     """Fails if every order is computed, or a conditional runs all its branches."""
     views = device.make_views(RECIPES["byol"](16), cropped=True)
-    batch = batch_of(np.zeros((4, 2, 16, 16, 3), np.uint8))
+    batch = batch_of(views=np.zeros((4, 2, 16, 16, 3), np.uint8))
     text = str(jax.make_jaxpr(views)(batch, jax.random.key(0)))
     assert "cond" not in text
     assert "while" not in text
     assert len(ORDERS) == 24
-    assert text.count(" floor") == 2 * 3  # one a hue turn, for two views
+    assert text.count(" floor") == 2 * 3  # one per turn of the hue, for two views

@@ -1,7 +1,7 @@
-"""Encoded images to pixels, inside tf.data: sizes are read first, and damage is told, not raised.
+"""Encoded images to pixels, inside tf.data: sizes are checked first, and damage can be survived.
 
-JPEG, PNG, BMP and (where TensorFlow can) WebP, of one or three channels: grey is repeated, alpha
-dropped, CMYK converted, 16 bits cut to 8. What the EXIF says about rotation is not applied.
+JPEG, PNG, BMP and (where TensorFlow can) WebP, to one or three channels: grey is repeated, alpha
+dropped, CMYK converted, 16 bits cut to 8. The rotation that EXIF may ask for is not applied.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from byol_jax.views import host
+from byol_jax.views.spec import EvalSpec, Recipe, group_slices
 
 Tensor = Any  # tf.Tensor; TensorFlow ships no usable types
 Box = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -20,33 +21,33 @@ Box = tuple[Tensor, Tensor, Tensor, Tensor]
 MAX_PIXELS = 89_478_485
 """Larger images are refused before they are decoded (Pillow's own limit: 1 GiB at 12 bytes)."""
 
-# Nothing here uses Python's control flow on tensors, so what is traced need not be rewritten by
-# AutoGraph first: that takes most of the time until the first batch.
+# Nothing here uses Python's control flow on tensors, so AutoGraph need not rewrite what is traced:
+# that would take most of the time until the first batch.
 plain = tf.autograph.experimental.do_not_convert
 
 _GREY_PALETTE = b"".join(bytes([i, i, i, 0]) for i in range(256))
 
 
 @plain
-def each(
+def map_or_substitute(
     data: Any,
     make: Callable[..., Any],
-    instead: Callable[..., Any],
+    substitute: Callable[..., Any],
     *,
     safe: bool,
     threads: int = 0,
 ) -> Any:
     """Apply `make` to every element of a data set, in parallel and in order.
 
-    An error in `map` ends the data set, and `ignore_errors` after it would drop the element and
-    move all that follow. With `safe`, every element is a data set of its own, of exactly one
-    element. That costs some 0.4 ms an element, so it is for data that is known to be damaged.
+    An error in `map` ends a data set, and `ignore_errors` after it would drop the element and move
+    all that follow. With `safe`, every element becomes a data set of its own, of exactly one
+    element. That costs about 0.4 ms per element, so it is for data that are known to be damaged.
 
     Args:
       data: tf.data.Dataset.
       make: element -> structure of tensors; may raise.
-      instead: element -> structure of the same shapes and types, where `make` raises.
-      safe: use `instead`; otherwise the data set ends with the error of `make`.
+      substitute: element -> structure of the same shapes and types, used where `make` raises.
+      safe: whether to substitute; otherwise the data set ends with the error of `make`.
       threads: 0: as many as TensorFlow thinks best.
 
     Returns:
@@ -57,14 +58,14 @@ def each(
 
     def one(*element: Any) -> Any:
         alone = tf.data.Dataset.from_tensors(element)
-        return alone.map(make).ignore_errors().concatenate(alone.map(instead)).take(1)
+        return alone.map(make).ignore_errors().concatenate(alone.map(substitute)).take(1)
 
     calls = threads or max(2, os.cpu_count() or 1)
     return data.interleave(one, calls, 1, num_parallel_calls=calls, deterministic=True)
 
 
 def header(data: Tensor) -> Tensor:
-    """Height and width as the header of an encoded image states them, int64 [2]."""
+    """Height and width as the header of an encoded image states them, int64 [2], px."""
     size = tf.cond(
         _starts(data, b"\xff\xd8\xff"),
         lambda: tf.image.extract_jpeg_shape(data)[:2],
@@ -86,9 +87,9 @@ def dimensions(data: Tensor) -> tuple[Tensor, Tensor]:
 def decode_box(data: Tensor, box: Box, channels: int) -> Tensor:
     """The part of an encoded image inside `box` (top, left, height, width), uint8 [h, w, C].
 
-    Of a JPEG only that part is decoded; where its chroma is subsampled, the outermost pixels of the
-    part lack their neighbours' colour and differ a little. The size must have been checked by
-    `dimensions`.
+    Of a JPEG only that part is decoded. If its chroma is subsampled, the outermost pixels of the
+    part differ a little, because the colour of their neighbours is not known. The size must have
+    been checked by `dimensions`.
     """
 
     def cut() -> Tensor:
@@ -106,18 +107,18 @@ def decode_box(data: Tensor, box: Box, channels: int) -> Tensor:
 
 
 def decode_image(data: Tensor, channels: int) -> Tensor:
-    """The whole of an encoded image, uint8 [H, W, C]; its size is checked first."""
+    """A whole encoded image as pixels, uint8 [H, W, C]; its size is checked first."""
     height, width = dimensions(data)
     with tf.control_dependencies([height]):
         return decode_box(data, (0, 0, height, width), channels)
 
 
-def decode_eval(data: Tensor, spec: Any, channels: int) -> Tensor:
-    """The evaluation view of one encoded image, of which only the centre is decoded.
+def decode_eval(data: Tensor, spec: EvalSpec, channels: int) -> Tensor:
+    """The evaluation view of one encoded image. Only the centre of a JPEG is decoded.
 
     Args:
       data: the encoded image, scalar string.
-      spec: an `EvalSpec`.
+      spec: the view.
       channels: 1 or 3.
 
     Returns:
@@ -131,40 +132,48 @@ def decode_eval(data: Tensor, spec: Any, channels: int) -> Tensor:
     return tf.ensure_shape(view, [spec.size, spec.size, channels])
 
 
-def decode_views(
-    data: Tensor, views: tuple[Any, ...], u: Tensor, channels: int, dtype: Any = tf.float32
-) -> Tensor:
-    """The crops of all views of one encoded image, decoded once.
+def decode_crops(
+    data: Tensor, recipe: Recipe, u: Tensor, channels: int, dtype: Any = tf.float32
+) -> dict[str, Tensor]:
+    """The crops of all views of one encoded image, of all groups, from a single decode.
 
     Args:
       data: the encoded image, scalar string.
-      views: V specs of one size.
-      u: [V, UNIFORMS] in [0, 1).
+      recipe: the views by group.
+      u: [V, UNIFORMS] in [0, 1), V over all groups in order.
       channels: 1 or 3.
       dtype: tf.float32 for 0..1, tf.uint8 for 0..255.
 
     Returns:
-      [V, size, size, C], before `host.augment`.
+      {group: [views of the group, size, size, C]}, before `host.augment`.
     """
     height, width = dimensions(data)
     whole = (tf.constant(0), tf.constant(0), height, width)
+    specs = [spec for group in recipe.values() for spec in group]
     windows = [
-        whole if v.affine else host.crop_window(v, u[i], height, width) for i, v in enumerate(views)
+        whole if spec.affine else host.crop_window(spec, u[i], height, width)
+        for i, spec in enumerate(specs)
     ]
-    # One decode for all views: of the smallest box that holds every window.
+    # One decode for all views: of the smallest box that contains every window.
     top = tf.reduce_min([w[0] for w in windows])
     left = tf.reduce_min([w[1] for w in windows])
     bottom = tf.reduce_max([w[0] + w[2] for w in windows])
     right = tf.reduce_max([w[1] + w[3] for w in windows])
     pixels = decode_box(data, (top, left, bottom - top, right - left), channels)
-    crops = []
-    for i, (view, (y, x, h, w)) in enumerate(zip(views, windows, strict=True)):
-        if view.affine:
-            crop = host.crop_affine(pixels[None], view, u[i : i + 1])[0]
-            crops.append(tf.cast(crop * 255 + 0.5, tf.uint8) if dtype == tf.uint8 else crop)
-        else:
-            crops.append(host.crop_resize(pixels, (y - top, x - left, h, w), view.size, dtype))
-    return tf.ensure_shape(tf.stack(crops), [len(views), views[0].size, views[0].size, channels])
+
+    def crop(i: int) -> Tensor:
+        spec, (y, x, h, w) = specs[i], windows[i]
+        if not spec.affine:
+            return host.crop_resize(pixels, (y - top, x - left, h, w), spec.size, dtype)
+        turned = host.crop_affine(pixels[None], spec, u[i : i + 1])[0]
+        return tf.cast(turned * 255 + 0.5, tf.uint8) if dtype == tf.uint8 else turned
+
+    crops = {}
+    for name, part in group_slices(recipe).items():
+        group = tf.stack([crop(i) for i in range(part.start, part.stop)])
+        size = recipe[name][0].size
+        crops[name] = tf.ensure_shape(group, [len(recipe[name]), size, size, channels])
+    return crops
 
 
 _DCT = "INTEGER_ACCURATE"
@@ -217,7 +226,7 @@ def _webp_size(data: Tensor) -> Tensor:
 
 
 def _bmp_pixels(data: Tensor, channels: int) -> Tensor:
-    # TensorFlow gives the palette's indices for a BMP of 8 bits: right only if the palette is grey.
+    # Of a BMP of 8 bits TensorFlow gives palette indices: right only if the palette is grey.
     depth, colours = _integers(data, 28, 2)[0], tf.strings.substr(data, 54, 1024)
     grey = (depth != 8) | (colours == _GREY_PALETTE)
     message = "a BMP with a colour palette; save it as PNG"

@@ -1,7 +1,7 @@
-"""Batches: every image decoded once, all its views cut and augmented, in a reproducible order.
+"""Batches: every image is decoded once for all its views, in a reproducible order.
 
-Training reads images in the order of `order.py`, so that a run resumes from its position alone. An
-image that does not decode keeps its place: its row is a copy of a good one with mask 0.
+Training reads images in the order of `order.py`, so that a run resumes from its position alone. The
+row of an image that does not decode is filled with a copy of a good one, and has mask 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from byol_jax.data import order
 from byol_jax.data.source import Source
-from byol_jax.views.spec import EvalSpec, ViewSpec
+from byol_jax.views.spec import EvalSpec, Recipe, ViewSpec, check_recipe
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -25,7 +25,7 @@ Opener = Callable[[int, bool], "tf.data.Dataset"]
 
 # Pixels of a view that are augmented by one call: few images if they are large, to stay in the
 # cache; many if they are tiny, where calls cost more than pixels.
-_PIXELS_A_CALL = 65_536
+_PIXELS_PER_CALL = 65_536
 
 
 def steps_per_epoch(source: Source, batch_size: int, process_count: int = 1) -> int:
@@ -67,7 +67,7 @@ def steps_per_epoch(source: Source, batch_size: int, process_count: int = 1) -> 
 
 def train_batches(
     source: Source,
-    views: tuple[ViewSpec, ...],
+    recipe: Recipe,
     *,
     batch_size: int,
     seed: int,
@@ -81,29 +81,30 @@ def train_batches(
 
     Args:
       source: the data set.
-      views: V specs of one size, of as many channels as the images.
+      recipe: the views by group, of as many channels as the images.
       batch_size: global.
       seed: of the order and of the views.
       position: examples of the global order read so far, a multiple of batch_size.
       process_index: p.
       process_count: P.
       threads: that make views; 0: as many as TensorFlow thinks best.
-      on_device: leave the views to `views/device.py`. Of images in memory the whole image is given,
-        without TensorFlow; others are decoded and cut here (see `cuts`).
+      on_device: whether `views/device.py` will make the views. Images in memory are then given
+        whole, without TensorFlow; others are decoded and cut here (see `cuts`).
 
     Returns:
-      Batches {"views": float32 [b, V, S, S, C] (with `on_device` uint8 [b, 1, H, W, C] of images in
-      memory, uint8 [b, V, S, S, C] of others), "index": int32 [b], "label": int32 [b] (-1
-      unknown), "mask": float32 [b]} with b = batch_size / P. A row that did not decode has mask 0
-      and its own index, with the views and label of the good row before it. Everything is bitwise
-      the same for the same arguments, and after a resume. Arrays are read-only.
+      Batches {group: float32 [b, V, S, S, C] for every group of the recipe, "index": int32 [b],
+      "label": int32 [b] (-1 unknown), "mask": float32 [b]} with b = batch_size / P. With
+      `on_device` the groups are uint8 crops, or for images in memory there is "image",
+      uint8 [b, H, W, C], in their place. A row that did not decode has mask 0 and its own index,
+      with the images and the label of the good row before it. Everything is bitwise the same for
+      the same arguments, and after a resume. Arrays are read-only.
 
     Raises:
       ValueError: at once if an argument does not fit; later if no row of a batch decodes, or a
         file cannot be read at all.
     """
     steps = steps_per_epoch(source, batch_size, process_count)
-    _check_views(source, views)
+    _check_views(source, recipe)
     order.locate(position, batch_size, steps)
     if not 0 <= process_index < process_count:
         raise ValueError(
@@ -113,9 +114,18 @@ def train_batches(
     share = batch_size // process_count
     process = (process_index, process_count)
     if on_device and not cuts(source):
-        return _whole_images(source, batch_size, seed, position, process)
-    # Whether views are made here, some images by one call; 0: they are only cut.
-    chunk = 0 if on_device else _divisor(share, _PIXELS_A_CALL // views[0].size ** 2)
+        plan = row_batches(
+            source,
+            batch_size=batch_size,
+            seed=seed,
+            position=position,
+            process_index=process_index,
+            process_count=process_count,
+        )
+        return _whole_images(source, plan)
+    # How many images are augmented by one call; 0: they are only cut.
+    largest = max(specs[0].size for specs in recipe.values())
+    chunk = 0 if on_device else _divisor(share, _PIXELS_PER_CALL // largest**2)
 
     def open_at(done: int, safe: bool) -> tf.data.Dataset:
         from byol_jax.data import stream  # imports TensorFlow
@@ -131,18 +141,18 @@ def train_batches(
                 return order.epoch_rows(seed, epoch, n, batch_size, *process, first)
 
             examples = stream.shuffled_rows(rows, start[0])
-        data = stream.views_of(source, examples, views, seed, chunk, safe, threads)
+        data = stream.views_of(source, examples, recipe, seed, chunk, safe, threads)
         return stream.finish(data, share // (chunk or 1), threads)
 
     return _train_batches(source, open_at, chunk)
 
 
 def cuts(source: Source) -> bool:
-    """Whether the host cuts the views even where the device makes them: images of many sizes."""
+    """Whether the host cuts the crops even if the device makes the views: images of many sizes."""
     return source.images is None
 
 
-def places(
+def row_batches(
     source: Source,
     *,
     batch_size: int,
@@ -151,11 +161,11 @@ def places(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """What `train_batches` gives of images in memory, but where each image lies in place of it.
+    """The training batches of images in memory, by row: `train_batches` without the images.
 
     Returns:
-      Batches {"row": int32 [b], "index", "label", "mask"}: `row` is where the row's image is read,
-      another one than `index` where that one did not decode.
+      Batches {"row": int32 [b], "index", "label", "mask"}. `row` is where the image is read; it
+      differs from `index` where that image did not decode.
     """
     steps = steps_per_epoch(source, batch_size, process_count)
     epoch, first = order.locate(position, batch_size, steps)
@@ -171,21 +181,11 @@ def places(
         epoch, first = epoch + 1, 0
 
 
-def _whole_images(
-    source: Source, batch_size: int, seed: int, position: int, process: tuple[int, int]
-) -> Iterator[Batch]:
+def _whole_images(source: Source, plan: Iterator[Batch]) -> Iterator[Batch]:
     images = source.images
     assert images is not None
-    plan = places(
-        source,
-        batch_size=batch_size,
-        seed=seed,
-        position=position,
-        process_index=process[0],
-        process_count=process[1],
-    )
     for batch in plan:
-        yield {"views": images[batch.pop("row")][:, None], **batch}
+        yield {"image": images[batch.pop("row")], **batch}
 
 
 def _train_batches(source: Source, open_at: Opener, chunk: int) -> Iterator[Batch]:
@@ -203,9 +203,9 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """This process's share of one pass over all examples in their own order.
+    """This process's share of one pass over all examples, in the data set's order.
 
-    Arrays in memory that have the right size already do without TensorFlow.
+    Images in memory that have the right size already are given without TensorFlow.
 
     Args:
       source: the data set.
@@ -216,8 +216,8 @@ def eval_batches(
 
     Returns:
       Batches {"views": float32 [b, 1, S, S, C], "index": int32 [b], "label": int32 [b], "mask":
-      float32 [b]} with b = batch_size / P. Rows that did not decode have mask 0, and their
-      own index; rows that pad have mask 0, index -1 and label -1.
+      float32 [b]} with b = batch_size / P. Rows that did not decode have mask 0 and their own
+      index; rows of padding have mask 0, index -1 and label -1.
 
     Raises:
       ValueError: an argument does not fit; later if a file cannot be read at all.
@@ -250,7 +250,7 @@ def _eval_batches(
         batch = _named(source, {**raw, "views": raw["views"][:, None]})
         yield _pad(batch, share)
         done += 1
-    # Of the last batch this process may have no row.
+    # This process may have no row of the last batch.
     for _ in range(count - done):
         views = np.zeros((0, 1, spec.size, spec.size, source.channels), np.float32)
         nothing = {"views": views, "index": np.zeros(0, np.int32), "ok": np.zeros(0, bool)}
@@ -325,12 +325,11 @@ def _check_channels(source: Source, spec: ViewSpec | EvalSpec) -> None:
         )
 
 
-def _check_views(source: Source, views: tuple[ViewSpec, ...]) -> None:
-    if not views or len({v.size for v in views}) != 1:
-        sizes = ", ".join(str(v.size) for v in views) or "none"
-        raise ValueError(f"The views have the sizes {sizes}; expected one or more, of one size.")
-    for view in views:
-        _check_channels(source, view)
+def _check_views(source: Source, recipe: Recipe) -> None:
+    check_recipe(recipe)
+    for specs in recipe.values():
+        for spec in specs:
+            _check_channels(source, spec)
 
 
 def _divisor(n: int, most: int) -> int:
@@ -342,7 +341,8 @@ def _readable(source: Source, open_at: Opener) -> Iterator[Batch]:
     """Batches of the fast pipeline, and from the first damaged image on of the safe one."""
     import tensorflow as tf
 
-    # Bound now: at the end the module may be gone. The second is for messages with bytes in them.
+    # Bound now, since at exit the module may be gone. The second is raised for messages that quote
+    # bytes.
     failure = (tf.errors.OpError, UnicodeDecodeError)
     done = 0
     for safe in (False, True):
@@ -353,7 +353,7 @@ def _readable(source: Source, open_at: Opener) -> Iterator[Batch]:
             return
         except failure as e:
             if safe:
-                # Single images do not come here: this is a shard that is gone, cut or corrupt.
+                # A single image does not lead here: a shard is missing, cut or corrupt.
                 from byol_jax.data import tfrecord
 
                 raise ValueError(tfrecord.what_is_wrong(source.name, source.shards, e)) from e
@@ -361,7 +361,7 @@ def _readable(source: Source, open_at: Opener) -> Iterator[Batch]:
 
 def _named(source: Source, batch: Batch) -> Batch:
     """Add the labels, and turn "ok" into the mask."""
-    image: Batch = {k: batch[k] for k in ("views", "row") if k in batch}
+    images: Batch = {k: v for k, v in batch.items() if k not in ("index", "label", "ok")}
     index = batch["index"].astype(np.int32)
     if "label" in batch:
         label = batch["label"]
@@ -370,11 +370,11 @@ def _named(source: Source, batch: Batch) -> Batch:
     else:
         label = source.labels[index]
     mask = batch["ok"].astype(np.float32)
-    return {**image, "index": index, "label": label, "mask": mask}
+    return {**images, "index": index, "label": label, "mask": mask}
 
 
 def _substitute(source: Source, batch: Batch) -> Batch:
-    """Give rows of mask 0 the image and label of the nearest good row before them, cyclic."""
+    """Give rows of mask 0 the images and label of the nearest good row before them, cyclically."""
     good = np.flatnonzero(batch["mask"])
     if len(good) == len(batch["mask"]):
         return batch

@@ -1,4 +1,4 @@
-"""tfds data sets: found, prepared where need be, and read from their TFRecord files."""
+"""tfds data sets: found, prepared if necessary, and read from their TFRecord files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
 
 from byol_jax.data import decode, tfrecord
+from byol_jax.data.facts import facts_of
 from byol_jax.data.source import Shard, Source
 
 FITS = 2**31
 """Bytes up to which a set is held in memory: decoded if its images have one size, else encoded."""
-
-# Data sets whose test labels are not public are judged on their validation split.
-_JUDGED_ON = {"imagenet2012": "validation"}
 
 
 def open_tfds(
@@ -29,14 +27,14 @@ def open_tfds(
     """Open a tfds data set that has an `image` and, possibly, a `label`.
 
     Args:
-      name: as tfds knows it, with config and version if wanted: "cifar10", "imagenet2012:5.1.0".
-      data_dir: where tfds keeps prepared data; "" for its own place.
-      split: "train" or "test" ("validation" where there is no test, and for ImageNet).
+      name: as tfds knows it, perhaps with config and version: "cifar10", "imagenet2012:5.1.0".
+      data_dir: where tfds keeps prepared data; "" for tfds' default.
+      split: "train" or "test" ("validation" for sets without test labels, see `facts.py`).
       channels: 1 or 3.
-      in_memory: whether to read it at once; None: if it is at most `FITS`.
+      in_memory: whether to read all of it now; None: if it has at most `FITS` bytes.
 
     Raises:
-      ValueError: unknown, not prepared and not to be had, or not of images.
+      ValueError: it is unknown, or not prepared and cannot be, or not a set of images.
     """
     builder = _builder(name, data_dir)
     info = builder.info
@@ -128,7 +126,7 @@ def _decode_all(encoded: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nd
     intact = np.empty(len(encoded), bool)
     data = tf.data.Dataset.from_tensor_slices(encoded)
     for safe in (False, True):
-        batches = decode.each(data, exact, blank, safe=safe).batch(1024).prefetch(2)
+        batches = decode.map_or_substitute(data, exact, blank, safe=safe).batch(1024).prefetch(2)
         at = 0
         try:
             for pixels, ok in batches.as_numpy_iterator():
@@ -175,8 +173,9 @@ def _line(error: BaseException) -> str:
 
 
 def _split_name(name: str, splits: list[str], split: str) -> str:
-    family = name.split(":")[0].split("/")[0]
-    wanted = ["train"] if split == "train" else [_JUDGED_ON.get(family, "test"), "validation"]
+    facts = facts_of(name)
+    test = facts.test.name if facts else "test"
+    wanted = ["train"] if split == "train" else list(dict.fromkeys((test, "validation")))
     for candidate in wanted:
         if candidate in splits:
             return candidate

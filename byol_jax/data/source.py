@@ -1,20 +1,18 @@
-"""What images there are: scikit-learn's digits, a .npz file, a folder, or any tfds data set.
+"""What a data set of images is: how many examples, and what is needed to read them.
 
-Opening digits or a .npz file does not import TensorFlow. How an example is read inside tf.data
-is `stream.py` and `pipeline.py`'s business; what they need is in `Source`.
+`opening.py` makes a `Source` from a name; `stream.py` and `pipeline.py` read its examples.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 MAX_BYTES = 2**29
-"""Image files and records that are larger are not read: they count as damaged images."""
+"""Image files and records larger than this are not read; they count as damaged images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +31,13 @@ class Source:
     num_examples: N. channels: C of every image, 1 or 3.
     classes: how many, 0 where there are no labels. class_names: their names.
     labels: int32 [N], -1 unknown; None for streams, whose labels are in the records.
-    images: uint8 [N, H, W, C], decoded, in memory; intact: bool [N], False where it did not decode,
-    or, of a file, must not be read (None: all did, and may).
+    images: uint8 [N, H, W, C], decoded, in memory.
+    intact: bool [N], False for images that did not decode and for files that must not be read
+    (None: all are intact).
     encoded: tf.string [N], encoded images in memory.
-    paths: object [N], image files; root: the folder that they are named from.
-    shards: TFRecord files, in order. Alone, they are read as a stream.
-    rows: int64 [N], each example's place in what was opened (None: its index).
+    paths: object [N], image files, relative to the folder `root`.
+    shards: TFRecord files, in order. A data set of shards alone is read as a stream.
+    rows: int64 [N], each example's position in what was opened (None: its index).
     """
 
     name: str
@@ -61,7 +60,7 @@ class Source:
         return self.images is None and self.encoded is None and self.paths is None
 
     def describe(self, index: int) -> str:
-        """The name of an example for a message: its file, or its place in the data set."""
+        """An example's name for messages: its file, or its position in the data set."""
         if self.paths is not None:
             return str(Path(self.root) / str(self.paths[index]))
         if self.shards:
@@ -70,7 +69,7 @@ class Source:
         return f"{self.name}, example {self._row(index)}"
 
     def locate(self, index: int) -> tuple[Shard, int]:
-        """The shard that holds an example, and the record's place in it."""
+        """The shard that holds an example, and the record's position in it."""
         left = self._row(index)
         for shard in self.shards:
             if left < shard.records:
@@ -154,73 +153,3 @@ class Source:
             part(self.shards[:-count], self.name),
             part(self.shards[-count:], f"{self.name}, last {count} shards"),
         )
-
-
-def open_source(
-    name: str, data_dir: str = "", split: str = "train", *, channels: int = 3, seed: int = 0
-) -> Source:
-    """Open a data set.
-
-    Args:
-      name: "digits", "npz", "folder", or any tfds name.
-      data_dir: the .npz file, the folder of images, or the folder of prepared tfds data.
-      split: "train", or "test" for evaluation.
-      channels: 1 or 3, of encoded images once decoded; arrays keep their own.
-      seed: of the tenth that is held out of data without a test part.
-
-    Returns:
-      The data set.
-
-    Raises:
-      ValueError: it is not there or not as expected, with the remedy.
-    """
-    if split not in ("train", "test"):
-        raise ValueError(f"split is {split!r}; expected 'train' or 'test'.")
-    if channels not in (1, 3):
-        raise ValueError(f"channels is {channels!r}; expected 1 or 3.")
-    if name not in _OPEN:
-        from byol_jax.data import records  # imports TensorFlow
-
-        return records.open_tfds(name, data_dir, split, channels)
-    return _OPEN[name](data_dir, split, channels, seed)
-
-
-def _open_digits(data_dir: str, split: str, channels: int, seed: int) -> Source:
-    """scikit-learn's 1,797 scans of 8x8 px; the last 500 of a fixed permutation are the test."""
-    del data_dir, channels, seed
-    from sklearn.datasets import load_digits  # comes with scikit-learn: nothing is downloaded
-
-    data = load_digits()
-    order = np.random.RandomState(0).permutation(len(data.images))
-    rows = order[:1297] if split == "train" else order[1297:]
-    images = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]
-    return Source(
-        f"digits {split}",
-        len(rows),
-        1,
-        classes=10,
-        class_names=tuple("0123456789"),
-        labels=data.target[rows].astype(np.int32),
-        images=images[rows],
-        rows=rows,
-    )
-
-
-def _open_npz(data_dir: str, split: str, channels: int, seed: int) -> Source:
-    del channels
-    from byol_jax.data import arrays
-
-    return arrays.open_npz(data_dir, split, seed)
-
-
-def _open_folder(data_dir: str, split: str, channels: int, seed: int) -> Source:
-    from byol_jax.data import folder
-
-    return folder.open_folder(data_dir, split, channels, seed)
-
-
-_OPEN: dict[str, Callable[[str, str, int, int], Source]] = {
-    "digits": _open_digits,
-    "npz": _open_npz,
-    "folder": _open_folder,
-}

@@ -1,4 +1,4 @@
-"""The tf.data side of the pipeline: from places in a data set to crops and views."""
+"""The tf.data side of the pipeline: from the order of the examples to crops and views."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from byol_jax.data import decode, order, records, tfrecord
 from byol_jax.data.source import MAX_BYTES, Source
 from byol_jax.untrusted import read_bytes
 from byol_jax.views import host
-from byol_jax.views.spec import EvalSpec, ViewSpec
+from byol_jax.views.spec import EvalSpec, Recipe, ViewSpec, group_slices, total_views
 
 Tensor = Any  # tf.Tensor; TensorFlow ships no usable types
 Dataset = Any  # tf.data.Dataset
@@ -55,7 +55,7 @@ def shuffled_records(
       seed: of the order.
       process_index: p.
       process_count: P.
-      safe: a damaged record gives an empty image and the label -1; otherwise an error.
+      safe: whether a damaged record gives an empty image and the label -1; otherwise an error.
     """
     lengths = [s.records for s in source.shards]
     own = sum(lengths[process_index::process_count])
@@ -69,7 +69,7 @@ def shuffled_records(
         ends = np.cumsum([0] + [len(g) for g in groups])
         return pieces, ends[:-1].astype(np.int64), ends[1:].astype(np.int64), np.int64(window)
 
-    def permutation(epoch: int, window: int, size: int) -> np.ndarray:
+    def permuted(epoch: int, window: int, size: int) -> np.ndarray:
         return order.window_permutation(seed, int(epoch), int(window), int(size), process_index)
 
     offsets = tf.constant(np.cumsum([0, *lengths[:-1]]), tf.int64)
@@ -97,12 +97,11 @@ def shuffled_records(
         def of_window(at: Tensor, window: tuple[Tensor, tuple[Tensor, Tensor]]) -> Dataset:
             index, (image, label) = window
             size = tf.shape(index, tf.int64)[0]
-            turn = tf.numpy_function(permutation, [epoch, at, size], tf.int64)
-            turn = tf.ensure_shape(turn, [None])
-            # The first window may have been read in part before.
-            turn = turn[tf.maximum(before - at * order.WINDOW, 0) :]
-            places = tf.data.Dataset.from_tensor_slices(turn)
-            return places.map(
+            positions = tf.numpy_function(permuted, [epoch, at, size], tf.int64)
+            positions = tf.ensure_shape(positions, [None])
+            # Part of the first window may have been read before.
+            positions = positions[tf.maximum(before - at * order.WINDOW, 0) :]
+            return tf.data.Dataset.from_tensor_slices(positions).map(
                 lambda i: {"epoch": epoch, "index": index[i], "label": label[i], "data": image[i]}
             )
 
@@ -118,71 +117,109 @@ def shuffled_records(
 def views_of(
     source: Source,
     examples: Dataset,
-    views: tuple[ViewSpec, ...],
+    recipe: Recipe,
     seed: int,
     chunk: int,
     safe: bool,
     threads: int,
 ) -> Dataset:
-    """Make the views of examples: {"views" [chunk, V, S, S, C], "index", "ok", perhaps "label"}.
+    """Make the views of examples, every group of the recipe under its name.
 
-    With chunk 0 they are only cut: elements of one example, uint8 [V, S, S, C].
-    With `safe`, an image that does not decode gives zeros and "ok" False; without, an error.
+    Args:
+      source: the data set.
+      examples: elements {"epoch", "index", perhaps "label" and "data"}.
+      recipe: the views by group.
+      seed: of the views.
+      chunk: how many examples are augmented by one call. 0: the views are only cut.
+      safe: whether an image that does not decode gives zeros and "ok" False; otherwise an error.
+      threads: 0: as many as TensorFlow thinks best.
+
+    Returns:
+      Elements {group: float32 [chunk, V, S, S, C], "index", "ok", perhaps "label"}; with chunk 0
+      they are of one example each, {group: uint8 [V, S, S, C], ...}.
     """
-    count, size, channels = len(views), views[0].size, source.channels
+    total = total_views(recipe)
 
     def draw(example: dict[str, Tensor]) -> dict[str, Tensor]:
         epoch, index = example.pop("epoch"), example["index"]
-        return {**example, "u": host.uniforms(seed, epoch, index, count)}
+        return {**example, "u": host.uniforms(seed, epoch, index, total)}
 
     def augment(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        crops, u = batch.pop("crops"), batch.pop("u")
-        made = [host.augment(crops[:, i], views[i], u[:, i]) for i in range(count)]
-        return {**batch, "views": tf.stack(made, axis=1)}
+        u = batch.pop("u")
+        made = _each_view(
+            recipe, u, lambda name, i, spec, u: host.augment(batch[name][:, i], spec, u)
+        )
+        return {**batch, **made}
 
     examples = examples.map(draw)
     if source.images is not None:
         images, intact = tf.constant(source.images), _intact(source)
 
         def cut(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-            index = batch["index"]
-            some, u = tf.gather(images, index), batch["u"]
-            crops = [host.crop_batch(some, views[i], u[:, i]) for i in range(count)]
-            return augment({**batch, "ok": tf.gather(intact, index), "crops": tf.stack(crops, 1)})
+            whole = tf.gather(images, batch["index"])
+            crops = _each_view(
+                recipe, batch["u"], lambda name, i, spec, u: host.crop_batch(whole, spec, u)
+            )
+            return augment({**batch, **crops, "ok": tf.gather(intact, batch["index"])})
 
         return examples.batch(chunk, drop_remainder=True).map(cut, **_calls(threads))
 
     read = _reader(source)
-
-    def decode_crops(example: dict[str, Tensor]) -> Tensor:
-        return decode.decode_views(read(example), views, example["u"], channels, dtype)
-
     dtype = tf.float32 if chunk else tf.uint8
-    nothing = tf.zeros([count, size, size, channels], dtype)
+
+    def decode_crops(example: dict[str, Tensor]) -> dict[str, Tensor]:
+        return decode.decode_crops(read(example), recipe, example["u"], source.channels, dtype)
+
+    blank = {
+        name: tf.zeros([len(specs), specs[0].size, specs[0].size, source.channels], dtype)
+        for name, specs in recipe.items()
+    }
+    done = ("data",) if chunk else ("data", "u")
+    crops = _decoded(examples, decode_crops, blank, done, safe, threads)
     if not chunk:
-        return _decoded(examples, decode_crops, nothing, "views", safe, threads)
-    crops = _decoded(examples, decode_crops, nothing, "crops", safe, threads)
+        return crops
     return crops.batch(chunk, drop_remainder=True).map(augment, **_calls(threads))
+
+
+def _each_view(
+    recipe: Recipe, u: Tensor, make: Callable[[str, int, ViewSpec, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """The groups of a batch, from what `make` gives for each view.
+
+    Args:
+      recipe: the views by group.
+      u: [N, V, UNIFORMS], V over all groups.
+      make: (group, number of the view in it, its spec, its draws [N, UNIFORMS]) -> [N, S, S, C].
+
+    Returns:
+      {group: [N, V, S, S, C]}.
+    """
+    groups = {}
+    for name, part in group_slices(recipe).items():
+        views = [make(name, i, spec, u[:, part.start + i]) for i, spec in enumerate(recipe[name])]
+        groups[name] = tf.stack(views, axis=1)
+    return groups
 
 
 @decode.plain
 def eval_views_of(
     source: Source, spec: EvalSpec, first: int, safe: bool, own: tuple[int, int, int]
 ) -> Dataset:
-    """The evaluation view of own examples from `first` on: {"views" [S, S, C], "index", "ok"}.
+    """The evaluation views of this process's examples: {"views" [S, S, C], "index", "ok"}.
 
     Args:
       source: the data set.
       spec: the view.
-      first: of all examples.
+      first: example to begin with, counted over those of all processes.
       safe: whether to survive damaged images.
-      own: (offset, share, period): rows offset to offset + share - 1 of every `period` examples.
+      own: (offset, share, period): this process has the examples offset to offset + share - 1 of
+        every `period`.
     """
     offset, share, period = own
 
     def ours(index: Tensor, *_: Tensor) -> Tensor:
-        place = index % period
-        return (offset <= place) & (place < offset + share)
+        row = index % period
+        return (offset <= row) & (row < offset + share)
 
     index = tf.data.Dataset.range(first, source.num_examples).filter(ours)
     if source.images is not None:
@@ -202,16 +239,16 @@ def eval_views_of(
         )
     read = _reader(source)
 
-    def view(example: dict[str, Tensor]) -> Tensor:
-        return decode.decode_eval(read(example), spec, source.channels)
+    def view(example: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"views": decode.decode_eval(read(example), spec, source.channels)}
 
-    nothing = tf.zeros([spec.size, spec.size, source.channels])
-    return _decoded(examples, view, nothing, "views", safe)
+    blank = {"views": tf.zeros([spec.size, spec.size, source.channels])}
+    return _decoded(examples, view, blank, ("data",), safe)
 
 
 @decode.plain
 def decoded_only(source: Source, count: int, threads: int) -> Dataset:
-    """The first `count` images, from memory, decoded and thrown away, for ever: {"index"}."""
+    """Decode the first `count` images from memory again and again, and drop them: {"index"}."""
     encoded = tf.constant([encoded_image(source, i) for i in range(count)])
 
     def one(image: Tensor) -> dict[str, Tensor]:
@@ -225,7 +262,7 @@ def finish(data: Dataset, rows: int, threads: int, remainder: bool = False) -> D
     """Batch and prefetch, with the options that make it reproducible."""
     options = tf.data.Options()
     options.deterministic = True
-    # One thread an operation: sums then do not depend on the machine, and images are many.
+    # One thread per operation: then sums do not depend on the machine. Images run in parallel.
     options.threading.max_intra_op_parallelism = 1
     if threads:
         options.threading.private_threadpool_size = threads
@@ -248,7 +285,8 @@ def what_is_wrong(data: bytes, channels: int) -> str:
     """Why an encoded image is refused, as a phrase."""
     if not data:
         return "empty file"
-    failure = (tf.errors.OpError, UnicodeDecodeError)  # of TensorFlow's, quoting the image
+    # TensorFlow raises the second where its message quotes bytes of the image.
+    failure = (tf.errors.OpError, UnicodeDecodeError)
     try:
         height, width = decode.header(data)
     except failure as e:
@@ -279,7 +317,7 @@ def _intact(source: Source) -> Tensor:
 
 
 def _reader(source: Source) -> Callable[[dict[str, Tensor]], Tensor]:
-    """How to get an example's encoded image; an unreadable file is one more damaged image."""
+    """How to get an example's encoded image. A file that cannot be read is a damaged image."""
     if source.paths is not None:
         may = np.ones(len(source.paths), bool) if source.intact is None else source.intact
         paths = tf.constant(
@@ -297,22 +335,26 @@ def _reader(source: Source) -> Callable[[dict[str, Tensor]], Tensor]:
 
 def _decoded(
     examples: Dataset,
-    make: Callable[[dict[str, Tensor]], Tensor],
-    nothing: Tensor,
-    name: str,
+    make: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    blank: dict[str, Tensor],
+    done: tuple[str, ...],
     safe: bool,
     threads: int = 0,
 ) -> Dataset:
-    """Replace each example's image by `make` of it, `nothing` with "ok" False if that fails."""
+    """Add to each example what `make` gives and "ok" True; if that fails, `blank` and "ok" False.
 
-    def result(example: dict[str, Tensor], value: Tensor, ok: bool) -> dict[str, Tensor]:
-        done = ("data",) if name == "crops" else ("data", "u")
-        return {**{k: v for k, v in example.items() if k not in done}, name: value, "ok": ok}
+    The entries `done` are dropped.
+    """
 
-    return decode.each(
+    def with_images(
+        example: dict[str, Tensor], images: dict[str, Tensor], ok: bool
+    ) -> dict[str, Tensor]:
+        return {**{k: v for k, v in example.items() if k not in done}, **images, "ok": ok}
+
+    return decode.map_or_substitute(
         examples,
-        lambda example: result(example, make(example), True),
-        lambda example: result(example, nothing, False),
+        lambda example: with_images(example, make(example), True),
+        lambda example: with_images(example, blank, False),
         safe=safe,
         threads=threads,
     )

@@ -1,8 +1,9 @@
-"""The records of TFRecord files: a damaged one is told, and the records after it keep their places.
+"""The records of TFRecord files: a damaged record does not move the records after it.
 
-A file is a row of records, each of a length (8 bytes), its checksum (4), the data and their
-checksum (4). As long as the lengths lead to the end of the file, every record has its place. They
-are looked at before TensorFlow reads: it takes memory for whatever a length says, or crashes.
+A file is a sequence of records, each of a length (8 bytes), its checksum (4), the data and their
+checksum (4). As long as the lengths lead to the end of the file, the offset of every record is
+known. The lengths are checked before TensorFlow reads: it takes memory for whatever a length says,
+or crashes.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from byol_jax.untrusted import size_of
 Tensor = Any  # tf.Tensor; TensorFlow ships no usable types
 Dataset = Any  # tf.data.Dataset
 
-_FRAME = 16  # bytes of a record beside its data
+_FRAME = 16  # bytes of a record besides its data
 
 
 @functools.lru_cache(maxsize=8192)
-def places(shard: Shard) -> np.ndarray:
-    """Where each record of a shard begins, and, last, where the file ends: bytes, int64 [N + 1].
+def record_offsets(shard: Shard) -> np.ndarray:
+    """Where each record of a shard begins, and last where the file ends, int64 [N + 1], in bytes.
 
     Raises:
       ValueError: the lengths do not lead to the end of the file in as many records as promised.
@@ -65,8 +66,8 @@ def reader(
     Args:
       shards: of the data set.
       classes: labels are 0 to classes - 1, or -1; 0: there are none.
-      safe: a damaged record gives an empty image and -1; otherwise it ends the data with an error.
-        It costs some 0.5 ms a record.
+      safe: whether a damaged record gives an empty image and the label -1; otherwise it ends the
+        data set with an error. Costs about 0.5 ms per record.
 
     Returns:
       A function of int64 scalars.
@@ -75,7 +76,7 @@ def reader(
     local = tf.constant(["://" not in s.path for s in shards])
 
     def look(shard: Any) -> np.ndarray:
-        return places(shards[int(shard)])
+        return record_offsets(shards[int(shard)])
 
     def check(shard: Any) -> np.bool_:
         if np.diff(look(shard)).max() > MAX_BYTES:
@@ -86,7 +87,7 @@ def reader(
         return parse(record, classes)
 
     def fast(shard: Tensor, first: Tensor, count: Tensor) -> Dataset:
-        # Many small reads take long over a network; TensorFlow's own errors must do there.
+        # Over a network many small reads take long: there TensorFlow's own errors must do.
         fits = tf.cond(
             local[shard],
             lambda: tf.numpy_function(check, [shard], tf.bool),
@@ -101,7 +102,7 @@ def reader(
         blank = tf.data.Dataset.from_tensors((tf.constant(b""), tf.constant(-1)))
 
         def one(at: Tensor, end: Tensor) -> Dataset:
-            # What is too large is not even read: there is nothing at the end of the file.
+            # A record that is too large is not read: at the end of the file there is nothing.
             at = tf.where(end - at <= MAX_BYTES, at, found[-1])
             data = _at(paths[shard], at).map(take).ignore_errors()
             return data.concatenate(blank).take(1)
@@ -113,7 +114,7 @@ def reader(
 
 
 def _at(path: Tensor, at: Tensor) -> Dataset:
-    """The record that begins at a byte of a file, as a data set of one."""
+    """The record that begins at this byte of a file, as a data set of one element."""
     variant = tf.raw_ops.TFRecordDatasetV2(
         filenames=path[None], compression_type="", buffer_size=0, byte_offsets=at[None]
     )
@@ -131,8 +132,8 @@ def read_all(shards: Sequence[Shard], classes: int, *, safe: bool) -> Dataset:
 def parse(record: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Encoded image and label (int32, -1 without) of one serialised record.
 
-    It fails where the record is no tf.train.Example, or its label is none of the classes. An image
-    that is missing is an empty one, which then does not decode.
+    It fails if the record is no tf.train.Example or its label is none of the classes. A missing
+    image becomes an empty one, which then does not decode.
     """
     features: dict[str, Any] = {"image": tf.io.FixedLenFeature([], tf.string, "")}
     if classes:
@@ -155,7 +156,7 @@ def explain(shard: Shard, record: int, classes: int) -> bytes:
       ValueError: it cannot be used; the message is a phrase that says why.
       OSError: the shard cannot be read.
     """
-    found = places(shard)
+    found = record_offsets(shard)
     at, size = int(found[record]), int(found[record + 1] - found[record]) - _FRAME
     if size > MAX_BYTES:
         raise ValueError(f"a record of {size:,} bytes, more than {MAX_BYTES:,}")
@@ -184,7 +185,7 @@ def what_is_wrong(name: str, shards: Sequence[Shard], error: Any) -> str:
     reason = getattr(error, "message", "").splitlines()[:1] or ["its records are damaged"]
     for shard in shards:
         try:
-            places(shard)
+            record_offsets(shard)
         except (OSError, ValueError, tf.errors.OpError) as e:
             reason = [f"{shard.path}: {e.strerror or e}" if isinstance(e, OSError) else str(e)]
             break

@@ -1,13 +1,13 @@
 """The views made on the device, in JAX inside the train step: the operations of `spec.ViewSpec`.
 
-The same draws give what `host.py` gives. Nothing branches: an example that draws an operation out
-gets a neutral amount. So that this stays cheap, the four jitter operations in 24 orders are five
-steps: saturation and hue keep each other's coordinates (and brightness and contrast do not), hence
-any order is HSV, affine, HSV, affine, HSV, where the two affines are brightness and contrast and
-saturation and hue join the HSV step of the gap that they fall into.
+Equal draws give the same views as `host.py`. Nothing branches: where an operation is not drawn, it
+is applied with an amount that changes nothing. The four jitter operations can come in 24 orders. To
+keep that cheap they are done in five steps: saturation and hue both work in HSV and do not disturb
+each other, so any order is HSV, affine, HSV, affine, HSV. The two affine steps are brightness and
+contrast; saturation and hue each join the HSV step at their place in the order.
 
-An image is a list of its C planes [N, H, W]: a TPU pads a last axis of 3 to 128, and planes apart
-are neither stacked nor cut out again between two operations.
+Inside, an image is a list of its C planes [N, H, W]: a TPU would pad a last axis of 3 to 128, and
+separate planes need not be stacked and taken apart between two operations.
 
 Shape key: B examples, V views, N rows, H W C image, S side of a view, U draws (`UNIFORMS`).
 """
@@ -15,7 +15,7 @@ Shape key: B examples, V views, N rows, H W C image, S side of a view, U draws (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,7 +23,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from byol_jax.views.spec import GREY, ORDERS, UNIFORMS, U, ViewSpec
+from byol_jax.views.spec import (
+    GREY,
+    ORDERS,
+    UNIFORMS,
+    Recipe,
+    U,
+    ViewSpec,
+    check_recipe,
+    group_slices,
+    total_views,
+)
 
 Batch = Mapping[str, Any]  # as core.Batch
 
@@ -34,60 +44,77 @@ _SATURATION_GAP, _HUE_GAP = (
     np.array([(o.index(0) < o.index(k)) + (o.index(1) < o.index(k)) for o in ORDERS], np.int32)
     for k in (2, 3)
 )
-# Three products in bfloat16 on a TPU: off by 0.005 of 1/255 at worst, where one is by 2.1 of it.
+# On a TPU: three bfloat16 products, off by at most 0.005 of 1/255; a single one is off by 2.1/255.
 _EXACT = jax.lax.Precision.HIGH
 
 _BLOCK = 56
-"""Rows, or columns, that one matrix blurs."""
+"""Rows, or columns, that are blurred by one matrix."""
 
 
 def make_views(
-    specs: Sequence[ViewSpec], *, cropped: bool, dtype: jnp.dtype = jnp.float32
+    recipe: Recipe, *, cropped: bool, dtype: jnp.dtype = jnp.float32
 ) -> Callable[[Batch, Array], Batch]:
     """The views of a batch, as `make_train_step` takes them.
 
     Args:
-      specs: V views of one size.
-      cropped: the host has cut the views, and hands over uint8 [B, V, S, S, C]; otherwise it hands
-        over whole images of one size, uint8 [B, 1, H, W, C].
-      dtype: of computation and result.
+      recipe: the views by group.
+      cropped: whether the host has cut the views already. If so, every group arrives under its own
+        name as uint8 [B, V, S, S, C]; if not, whole images of one size arrive as "image",
+        uint8 [B, H, W, C].
+      dtype: of the computation and of the result.
 
     Returns:
-      (batch, key) -> batch with "views" [B, V, S, S, C], normalised.
+      (batch, key) -> batch with every group [B, V, S, S, C] under its name, normalised, and without
+      "image". The random numbers are `uniforms(key, B, V)` with V over all groups; the groups take
+      consecutive slices of them, in the recipe's order.
+
+    Raises:
+      ValueError: this is no recipe.
     """
+    check_recipe(recipe)
+    slices, total = group_slices(recipe), total_views(recipe)
 
     def views(batch: Batch, key: Array) -> Batch:
-        images = batch["views"]
-        u_BVU = uniforms(key, images.shape[0], len(specs)).astype(dtype)
-        made = []
-        for v, spec in enumerate(specs):
-            if cropped:
-                crop = images[:, v].astype(dtype) / 255
-            else:
-                crop = crop_batch(images[:, 0], spec, u_BVU[:, v])
-            made.append(augment(crop, spec, u_BVU[:, v]))
-        return {**batch, "views": jnp.stack(made, axis=1)}
+        rest = {k: v for k, v in batch.items() if k != "image" and k not in recipe}
+        rows = batch["views" if cropped else "image"].shape[0]
+        u_BVU = uniforms(key, rows, total).astype(dtype)
+        for name, specs in recipe.items():
+            given = batch[name if cropped else "image"]
+            rest[name] = _make_group(given, specs, u_BVU[:, slices[name]], cropped)
+        return rest
 
     return views
 
 
+def _make_group(images: Array, specs: tuple[ViewSpec, ...], u_BVU: Array, cropped: bool) -> Array:
+    """One group of views [B, V, S, S, C] of whole images, or of its crops."""
+    made = []
+    for v, spec in enumerate(specs):
+        if cropped:
+            crop = images[:, v].astype(u_BVU.dtype) / 255
+        else:
+            crop = crop_batch(images, spec, u_BVU[:, v])
+        made.append(augment(crop, spec, u_BVU[:, v]))
+    return jnp.stack(made, axis=1)
+
+
 def look_up(shape: tuple[int, int, int]) -> Callable[[Batch], Batch]:
-    """Read the images of a batch from a data set that lies on the device.
+    """Read the images of a batch from a data set in device memory.
 
     Args:
       shape: [H, W, C] of an image.
 
     Returns:
       batch -> batch; "images" [N, H W C] (flat: a TPU would pad the channels to 128) and "row" [B]
-      become "views" [B, 1, H, W, C].
+      become "image" [B, H, W, C].
     """
 
-    def views(batch: Batch) -> Batch:
+    def images(batch: Batch) -> Batch:
         rest = {k: v for k, v in batch.items() if k not in ("images", "row")}
         found = batch["images"].at[batch["row"]].get(mode="promise_in_bounds")
-        return {**rest, "views": found.reshape(-1, 1, *shape)}
+        return {**rest, "image": found.reshape(-1, *shape)}
 
-    return views
+    return images
 
 
 def uniforms(key: Array, rows: int, num_views: int) -> Array:
@@ -96,7 +123,7 @@ def uniforms(key: Array, rows: int, num_views: int) -> Array:
     Args:
       key: of the step.
       rows: B.
-      num_views: V.
+      num_views: V, over all groups.
 
     Returns:
       float32 [B, V, UNIFORMS] in [0, 1).

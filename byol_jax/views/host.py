@@ -2,7 +2,7 @@
 
 Colour and blur work on planes, [N, C, H, W]: a maximum over the channels is then one pass over
 whole planes, the blur a product with a band matrix, and a view costs about a third of what it costs
-on [N, H, W, C]. Where a draw leaves an operation out, it is not computed.
+on [N, H, W, C]. An operation that is not drawn is not computed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from byol_jax.views.spec import GREY, ORDERS, UNIFORMS, EvalSpec, U, ViewSpec
 Tensor = Any  # tf.Tensor; TensorFlow ships no usable types
 Window = tuple[Tensor, Tensor, Tensor, Tensor]
 
-# Before any operation runs: TensorFlow takes all the memory of every GPU it sees. It refuses where
-# somebody has started it before us, and has decided.
+# Before any operation runs, since TensorFlow takes all memory of every GPU that it sees. If some
+# other code has started TensorFlow already, it refuses, and that code has decided.
 with contextlib.suppress(RuntimeError):
     tf.config.set_visible_devices([], "GPU")
+
+
+MAX_VIEWS = 2**14 * 4 // UNIFORMS
+"""Views per example: more would use the random numbers of the next example."""
 
 
 def uniforms(seed: int, epoch: Tensor, index: Tensor, num_views: int) -> Tensor:
@@ -31,13 +35,19 @@ def uniforms(seed: int, epoch: Tensor, index: Tensor, num_views: int) -> Tensor:
     Args:
       seed: of the run.
       epoch: int64 scalar, from 0.
-      index: int64 scalar, the example's place in the data set.
-      num_views: V, at most 900.
+      index: int64 scalar, the example's position in the data set.
+      num_views: V, over all groups, at most `MAX_VIEWS` (2,048).
 
     Returns:
       float32 [V, UNIFORMS] in [0, 1).
+
+    Raises:
+      ValueError: there are too many views.
     """
-    # Philox is a function of (key, counter) that gives 4 numbers a count: 2**14 counts an example.
+    if num_views > MAX_VIEWS:
+        raise ValueError(f"The recipe has {num_views} views; expected at most {MAX_VIEWS}.")
+    # Philox is a function of (key, counter); every value of the counter gives 4 numbers, and every
+    # example has 2**14 values of the counter to itself.
     return tf.raw_ops.StatelessRandomUniformV2(
         shape=[num_views, UNIFORMS],
         key=tf.constant([seed % 2**64], tf.uint64),

@@ -1,4 +1,4 @@
-"""What a view is: one frozen dataclass a view, recipes as tuples of them. No TensorFlow, no JAX.
+"""What a view is, and what a recipe of views is. No TensorFlow, no JAX.
 
 A view is a pure function of an image and `UNIFORMS` numbers in [0, 1). The host (`host.py`) and the
 device (`device.py`) draw those numbers with their own stateless generators and apply the same
@@ -8,22 +8,24 @@ mathematics, so that equal numbers give equal views.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 DIGITS_MEAN, DIGITS_STD = (0.305,), (0.376,)
 
-# The numbers a view consumes, by name: U["area"] is the column of the vector that draws the area.
+# The random numbers that a view uses, by name: U["area"] is the index of the one that draws the
+# area. New names go to the end.
 DRAWS = (
     "area", "aspect", "top", "left", "flip", "jitter", "order", "brightness", "contrast",
     "saturation", "hue", "grey", "blur", "sigma", "solarize", "rotate", "shift_y", "shift_x",
 )  # fmt: skip
 U = {name: i for i, name in enumerate(DRAWS)}
-UNIFORMS = len(DRAWS)
+
+UNIFORMS = 32
+"""Random numbers per view. Some are unused: an augmentation that is added later takes one of those,
+and the numbers of the existing augmentations, hence old runs, stay as they are."""
+assert len(DRAWS) <= UNIFORMS
 
 # The 24 orders of the four jitter operations; a draw u takes ORDERS[floor(24 u)].
 # 0 brightness, 1 contrast, 2 saturation, 3 hue.
@@ -167,173 +169,57 @@ def _check_common(spec: ViewSpec | EvalSpec) -> None:
     if spec.size < 1:
         _refuse(spec, "size", "a side of at least 1 px")
     if len(spec.mean) not in (1, 3):
-        _refuse(spec, "mean", "one value a channel, for 1 or 3 channels")
+        _refuse(spec, "mean", "one value per channel, for 1 or 3 channels")
     if len(spec.std) != len(spec.mean) or min(spec.std) <= 0:
         _refuse(spec, "std", f"{len(spec.mean)} values above 0, as many as mean has")
 
 
-def _with(views: tuple[ViewSpec, ...], overrides: dict[str, Any]) -> tuple[ViewSpec, ...]:
-    fields = [f.name for f in dataclasses.fields(ViewSpec)]
-    for name in overrides:
-        if name not in fields:
-            close = difflib.get_close_matches(name, fields, 1, 0.5)
-            hint = f"did you mean {close[0]}?" if close else "it has " + ", ".join(fields) + "."
-            raise ValueError(f"A view has no field {name!r}: {hint}")
-    values: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()
-    }
-    return tuple(dataclasses.replace(view, **values) for view in views)
+Recipe = Mapping[str, tuple[ViewSpec, ...]]
+"""Groups of views by name. Every group becomes one array of the batch under that name, so all views
+of a group have one size. "views" comes first; multi-crop adds "local"."""
+
+# Keys of a batch that are no views.
+_RESERVED = ("image", "images", "row", "index", "label", "mask", "target", "ok", "u")
 
 
-def _taps(size: int) -> int:
-    # A tenth of the side, odd: 23 at 224, as the originals.
-    return max(3, 2 * math.ceil(size / 20) - 1)
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse what is no recipe.
 
-
-def byol(
-    size: int,
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
-    **overrides: Any,
-) -> tuple[ViewSpec, ...]:
-    """BYOL's two views: the first always blurred, the second rarely, but at times solarized.
-
-    Args:
-      size: side, px.
-      mean: of each channel of images in 0..1.
-      std: of each channel.
-      **overrides: fields of `ViewSpec`, for both views.
-
-    Returns:
-      (first, second).
-
-    Reference:
-      Grill et al. 2020, appendix B, table 6.
+    Raises:
+      ValueError: there is no group "views" or it is not the first, a group is empty or of several
+        sizes or named like another entry of a batch, or the views differ in channels.
     """
-    first = ViewSpec(size, blur=1.0, kernel=_taps(size), mean=mean, std=std)
-    second = dataclasses.replace(first, blur=0.1, solarize=0.2)
-    return _with((first, second), overrides)
+    names = ", ".join(repr(name) for name in recipe) or "none"
+    if next(iter(recipe), None) != "views":
+        raise ValueError(f"The recipe has the view groups {names}; expected 'views' first.")
+    for name, specs in recipe.items():
+        if name in _RESERVED:
+            raise ValueError(
+                f"A view group is named {name!r}, as another entry of a batch is; rename it."
+            )
+        if not specs or len({spec.size for spec in specs}) != 1:
+            sizes = ", ".join(str(spec.size) for spec in specs) or "none"
+            raise ValueError(
+                f"The views of group {name!r} have the sizes {sizes}; expected one or more views "
+                "of one size. Views of another size are a group of their own."
+            )
+    if len({spec.channels for specs in recipe.values() for spec in specs}) != 1:
+        raise ValueError("The views have 1 and 3 channels; expected the same number in all.")
 
 
-def simclr(
-    size: int,
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0),
-    std: tuple[float, ...] = (1.0, 1.0, 1.0),
-    strength: float = 1.0,
-    **overrides: Any,
-) -> tuple[ViewSpec, ...]:
-    """SimCLR's two views, alike: strong jitter, blur half the time, no normalisation.
+def group_slices(recipe: Recipe) -> dict[str, slice]:
+    """Which views, counted over all groups in the recipe's order, belong to each group.
 
-    Args:
-      size: side, px.
-      mean: of each channel; the originals do not normalise.
-      std: of each channel.
-      strength: of the jitter; 1.0 for ImageNet, 0.5 for CIFAR-10.
-      **overrides: fields of `ViewSpec`, for both views.
-
-    Returns:
-      Two equal views.
-
-    Reference:
-      Chen et al. 2020, appendix A; google-research/simclr:data_util.py.
+    Random numbers are drawn for all views of a recipe at once, [..., total views, UNIFORMS], and
+    each group uses its slice of them.
     """
-    s = strength
-    view = ViewSpec(
-        size,
-        brightness=0.8 * s,
-        brightness_scales=True,
-        contrast=0.8 * s,
-        saturation=0.8 * s,
-        hue=0.2 * s,
-        blur=0.5,
-        kernel=_taps(size),
-        mean=mean,
-        std=std,
-    )
-    return _with((view, view), overrides)
+    slices, start = {}, 0
+    for name, specs in recipe.items():
+        slices[name] = slice(start, start + len(specs))
+        start += len(specs)
+    return slices
 
 
-def cifar(
-    size: int = 32,
-    mean: tuple[float, ...] = CIFAR_MEAN,
-    std: tuple[float, ...] = CIFAR_STD,
-    **overrides: Any,
-) -> tuple[ViewSpec, ...]:
-    """BYOL's views for CIFAR: no blur, the second solarized at times.
-
-    Args:
-      size: side, px.
-      mean: of each channel of images in 0..1.
-      std: of each channel.
-      **overrides: fields of `ViewSpec`, for both views.
-
-    Returns:
-      (first, second).
-
-    Reference:
-      vturrisi/solo-learn:scripts/pretrain/cifar/augmentations/asymmetric.yaml.
-    """
-    first = ViewSpec(size, mean=mean, std=std)
-    return _with((first, dataclasses.replace(first, solarize=0.2)), overrides)
-
-
-def digits(
-    size: int = 8,
-    mean: tuple[float, ...] = DIGITS_MEAN,
-    std: tuple[float, ...] = DIGITS_STD,
-    **overrides: Any,
-) -> tuple[ViewSpec, ...]:
-    """Two views alike for small grey scans: crop, rotation, brightness and contrast; no flip.
-
-    Args:
-      size: side, px.
-      mean: of the channel, of images in 0..1.
-      std: of the channel.
-      **overrides: fields of `ViewSpec`, for both views.
-
-    Returns:
-      Two equal views.
-    """
-    view = ViewSpec(
-        size,
-        area=(0.35, 1.0),
-        flip=0.0,
-        saturation=0.0,
-        hue=0.0,
-        grey=0.0,
-        rotate=17.0,
-        kernel=_taps(size),
-        mean=mean,
-        std=std,
-    )
-    return _with((view, view), overrides)
-
-
-def crop_flip(
-    size: int,
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
-    **overrides: Any,
-) -> tuple[ViewSpec, ...]:
-    """One view for supervised training: crop and flip, nothing else.
-
-    Args:
-      size: side, px.
-      mean: of each channel of images in 0..1.
-      std: of each channel.
-      **overrides: fields of `ViewSpec`.
-
-    Returns:
-      One view.
-    """
-    view = ViewSpec(size, jitter=0.0, saturation=0.0, hue=0.0, grey=0.0, mean=mean, std=std)
-    return _with((view,), overrides)
-
-
-RECIPES: dict[str, Callable[..., tuple[ViewSpec, ...]]] = {
-    "byol": byol,
-    "simclr": simclr,
-    "cifar": cifar,
-    "digits": digits,
-    "crop_flip": crop_flip,
-}
+def total_views(recipe: Recipe) -> int:
+    """Number of views over all groups."""
+    return sum(len(specs) for specs in recipe.values())

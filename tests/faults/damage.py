@@ -15,8 +15,9 @@ import tensorflow as tf
 from PIL import Image
 
 from byol_jax.data import pipeline, records, tfrecord
-from byol_jax.data.source import Shard, Source, open_source
-from byol_jax.views import spec
+from byol_jax.data.opening import open_source
+from byol_jax.data.source import Shard, Source
+from byol_jax.views import recipes, spec
 
 ALWAYS, PERHAPS, NEVER = "always", "where the codec can tell", "no damage"
 
@@ -169,36 +170,44 @@ class Seen(NamedTuple):
     masked: set[int]
 
 
-def read(source: Source, size: int, batch: int = 50) -> dict[str, Seen]:
+WAYS = ("evaluation", "views on the host", "views on the device", "resident")
+
+
+def read(
+    source: Source, size: int, batch: int = 50, ways: tuple[str, ...] = WAYS
+) -> dict[str, Seen]:
     """A set through evaluation, training in both placements of views, and as resident data."""
     batch = min(batch, source.num_examples)
     mean, std = (0.0,) * source.channels, (1.0,) * source.channels
-    views = spec.crop_flip(size, area=(1.0, 1.0), mean=mean, std=std)
+    recipe = recipes.crop_flip(size, area=(1.0, 1.0), mean=mean, std=std)
     steps = pipeline.steps_per_epoch(source, batch)
 
     def epoch(on_device):
-        feed = pipeline.train_batches(source, views, batch_size=batch, seed=0, on_device=on_device)
+        feed = pipeline.train_batches(source, recipe, batch_size=batch, seed=0, on_device=on_device)
         return [next(feed) for _ in range(steps)]
 
     view = spec.EvalSpec(size, size, mean, std)
-    seen = {
-        "evaluation": _seen(pipeline.eval_batches(source, view, batch_size=batch)),
-        "views on the host": _seen(epoch(False)),
-        "views on the device": _seen(epoch(True)),
+
+    def resident():
+        whole = pipeline.decode_all(source, size)
+        index = np.arange(whole.num_examples)
+        ok = np.ones(len(index), bool) if whole.intact is None else whole.intact
+        return [{"views": whole.images, "label": whole.labels, "index": index, "mask": ok}]
+
+    batches = {
+        "evaluation": lambda: pipeline.eval_batches(source, view, batch_size=batch),
+        "views on the host": lambda: epoch(False),
+        "views on the device": lambda: epoch(True),
+        "resident": resident,
     }
-    whole = pipeline.decode_all(source, size)
-    index = np.arange(whole.num_examples)
-    ok = np.ones(len(index), bool) if whole.intact is None else whole.intact
-    seen["resident"] = _seen(
-        [{"views": whole.images, "label": whole.labels, "index": index, "mask": ok}]
-    )
-    return seen
+    return {way: _seen(batches[way]()) for way in ways}
 
 
 def _seen(batches) -> Seen:
     order, rows, masked = [], {}, set()
     for b in batches:
-        for i, view, label, mask in zip(b["index"], b["views"], b["label"], b["mask"], strict=True):
+        views = b["image"] if "image" in b else b["views"]
+        for i, view, label, mask in zip(b["index"], views, b["label"], b["mask"], strict=True):
             if i >= 0:
                 order.append(int(i))
                 rows[int(i)] = (view.tobytes(), int(label))
@@ -257,7 +266,7 @@ def write_folder(root: Path, files: dict[str, bytes | Callable[[Path], None]]) -
 def write_shards(root: Path, framed: list[bytes], classes: int, shards: int = 2) -> Source:
     """A stream source of framed records."""
     root.mkdir(parents=True)
-    tfrecord.places.cache_clear()
+    tfrecord.record_offsets.cache_clear()
     made = []
     for k, part in enumerate(np.array_split(np.arange(len(framed)), shards)):
         path = root / f"set-train.tfrecord-{k:05}-of-{shards:05}"

@@ -60,17 +60,17 @@ def prepare_images(folder):
 
 def _read_images(folder, files, batch):
     """The rows that evaluation and training give of the first file, and which rows count."""
+    from byol_jax.data.opening import open_source
     from byol_jax.data.pipeline import eval_batches, train_batches, why_damaged
-    from byol_jax.data.source import open_source
-    from byol_jax.views import spec
+    from byol_jax.views import recipes, spec
 
     shutil.rmtree(folder / "train")
     (folder / "train").mkdir()
     for i, data in enumerate(files):
         (folder / "train" / f"{i:03}.jpg").write_bytes(data)
     source = open_source("folder", str(folder))
-    views = spec.crop_flip(8, jitter=0.0, flip=0.0, brightness=0.0, contrast=0.0)
-    train = next(train_batches(source, views, batch_size=batch, seed=0))
+    recipe = recipes.crop_flip(8, jitter=0.0, flip=0.0, brightness=0.0, contrast=0.0)
+    train = next(train_batches(source, recipe, batch_size=batch, seed=0))
     assert sorted(train["index"]) == list(range(batch)), "rows are missing"
     seen = list(eval_batches(source, spec.EvalSpec(8, 8), batch_size=batch))
     evaluated = {k: np.concatenate([b[k] for b in seen]) for k in seen[0]}
@@ -117,9 +117,9 @@ def records(shared, folder, draw):
     """A spoilt shard beside a good one, read as a stream and at once."""
     from byol_jax.data import pipeline, records, tfrecord
     from byol_jax.data.source import Shard, Source
-    from byol_jax.views import spec
+    from byol_jax.views import recipes, spec
 
-    tfrecord.places.cache_clear()
+    tfrecord.record_offsets.cache_clear()
     paths = [folder / "good", folder / "spoilt"]
     paths[0].write_bytes(b"".join(map(mutate.frame, shared)))
     spoilt = list(map(mutate.frame, shared))
@@ -150,7 +150,7 @@ def records(shared, folder, draw):
     for index in np.flatnonzero(batches[0]["mask"] == 0).tolist():
         assert "\n" not in pipeline.why_damaged(source, index)
     if draw.random() < 0.2:  # to trace it takes a while
-        next(pipeline.train_batches(source, spec.crop_flip(8), batch_size=n, seed=0))
+        next(pipeline.train_batches(source, recipes.crop_flip(8), batch_size=n, seed=0))
     return len(chosen)
 
 
@@ -171,7 +171,7 @@ def prepare_npz(folder):
 
 def npz(shared, folder, draw):
     """A spoilt .npz file."""
-    from byol_jax.data.source import open_source
+    from byol_jax.data.opening import open_source
 
     path = folder / "x.npz"
     path.write_bytes(mutate.npz(draw, shared))

@@ -1,0 +1,82 @@
+"""Names to data sets: scikit-learn's digits, a .npz file, a folder, or any tfds data set.
+
+Opening digits, a .npz file or a folder does not import TensorFlow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from byol_jax.data import arrays, folder
+from byol_jax.data.facts import FACTS
+from byol_jax.data.source import Source
+
+
+def open_source(
+    name: str, data_dir: str = "", split: str = "train", *, channels: int = 3, seed: int = 0
+) -> Source:
+    """Open a data set.
+
+    Args:
+      name: "digits", "npz", "folder", or any tfds name.
+      data_dir: the .npz file, the folder of images, or the folder of prepared tfds data; unused by
+        digits.
+      split: "train", or "test" for evaluation.
+      channels: 1 or 3, of encoded images when they are decoded; arrays keep theirs.
+      seed: of the tenth that is held out where the data have no test part.
+
+    Returns:
+      The data set.
+
+    Raises:
+      ValueError: it is not there or not as expected, with the remedy.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split is {split!r}; expected 'train' or 'test'.")
+    if channels not in (1, 3):
+        raise ValueError(f"channels is {channels!r}; expected 1 or 3.")
+    if name not in _OPEN:
+        from byol_jax.data import records  # lazily, since it imports TensorFlow
+
+        return records.open_tfds(name, data_dir, split, channels)
+    return _OPEN[name](data_dir, split, channels, seed)
+
+
+def _open_digits(data_dir: str, split: str, channels: int, seed: int) -> Source:
+    """scikit-learn's 1,797 scans of 8x8 px; the end of a fixed permutation is the test part."""
+    del data_dir, channels, seed
+    from sklearn.datasets import load_digits  # comes with scikit-learn: nothing is downloaded
+
+    data = load_digits()
+    order = np.random.RandomState(0).permutation(len(data.images))
+    count = FACTS["digits"].train.examples
+    rows = order[:count] if split == "train" else order[count:]
+    images = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]
+    return Source(
+        f"digits {split}",
+        len(rows),
+        1,
+        classes=10,
+        class_names=tuple("0123456789"),
+        labels=data.target[rows].astype(np.int32),
+        images=images[rows],
+        rows=rows,
+    )
+
+
+def _open_npz(data_dir: str, split: str, channels: int, seed: int) -> Source:
+    del channels
+    return arrays.open_npz(data_dir, split, seed)
+
+
+def _open_folder(data_dir: str, split: str, channels: int, seed: int) -> Source:
+    return folder.open_folder(data_dir, split, channels, seed)
+
+
+_OPEN: dict[str, Callable[[str, str, int, int], Source]] = {
+    "digits": _open_digits,
+    "npz": _open_npz,
+    "folder": _open_folder,
+}

@@ -1,0 +1,235 @@
+"""The recipes of views by name: which views each paper trains on."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable
+from typing import Any
+
+from byol_jax.views.spec import (
+    CIFAR_MEAN,
+    CIFAR_STD,
+    DIGITS_MEAN,
+    DIGITS_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Recipe,
+    ViewSpec,
+)
+
+Statistics = tuple[float, ...]  # one value per channel
+
+
+def byol(
+    size: int,
+    /,
+    mean: Statistics = IMAGENET_MEAN,
+    std: Statistics = IMAGENET_STD,
+    **overrides: Any,
+) -> Recipe:
+    """BYOL's two views: the first is always blurred, the second rarely, but sometimes solarized.
+
+    Args:
+      size: side, px.
+      mean: of each channel, of images in 0..1.
+      std: of each channel.
+      **overrides: fields of `ViewSpec`, for both views.
+
+    Returns:
+      {"views": (first, second)}.
+
+    Reference:
+      Grill et al. 2020, appendix B, table 6.
+    """
+    first, second = {"blur": 1.0}, {"blur": 0.1, "solarize": 0.2}
+    return {"views": _group((first, second), overrides, size, mean, std)}
+
+
+def simclr(
+    size: int,
+    /,
+    mean: Statistics = (0.0, 0.0, 0.0),
+    std: Statistics = (1.0, 1.0, 1.0),
+    strength: float = 1.0,
+    **overrides: Any,
+) -> Recipe:
+    """SimCLR's two views, drawn alike: strong jitter, blur half the time, no normalisation.
+
+    Args:
+      size: side, px.
+      mean: of each channel; the original does not normalise.
+      std: of each channel.
+      strength: of the jitter; 1.0 for ImageNet, 0.5 for CIFAR-10.
+      **overrides: fields of `ViewSpec`, for both views.
+
+    Returns:
+      {"views": (view, view)}.
+
+    Reference:
+      Chen et al. 2020, appendix A; google-research/simclr:data_util.py.
+    """
+    view = {
+        "brightness": 0.8 * strength,
+        "brightness_scales": True,
+        "contrast": 0.8 * strength,
+        "saturation": 0.8 * strength,
+        "hue": 0.2 * strength,
+        "blur": 0.5,
+    }
+    return {"views": _group((view, view), overrides, size, mean, std)}
+
+
+def cifar(
+    size: int = 32,
+    /,
+    mean: Statistics = CIFAR_MEAN,
+    std: Statistics = CIFAR_STD,
+    **overrides: Any,
+) -> Recipe:
+    """BYOL's views for CIFAR: no blur, and the second is sometimes solarized.
+
+    Args:
+      size: side, px.
+      mean: of each channel, of images in 0..1.
+      std: of each channel.
+      **overrides: fields of `ViewSpec`, for both views.
+
+    Returns:
+      {"views": (first, second)}.
+
+    Reference:
+      vturrisi/solo-learn:scripts/pretrain/cifar/augmentations/asymmetric.yaml.
+    """
+    return {"views": _group(({}, {"solarize": 0.2}), overrides, size, mean, std)}
+
+
+def digits(
+    size: int = 8,
+    /,
+    mean: Statistics = DIGITS_MEAN,
+    std: Statistics = DIGITS_STD,
+    **overrides: Any,
+) -> Recipe:
+    """Two views for small grey scans, drawn alike: crop, rotation, brightness, contrast; no flip.
+
+    Args:
+      size: side, px.
+      mean: of the channel, of images in 0..1.
+      std: of the channel.
+      **overrides: fields of `ViewSpec`, for both views.
+
+    Returns:
+      {"views": (view, view)}.
+    """
+    view = {
+        "area": (0.35, 1.0),
+        "flip": 0.0,
+        "saturation": 0.0,
+        "hue": 0.0,
+        "grey": 0.0,
+        "rotate": 17.0,
+    }
+    return {"views": _group((view, view), overrides, size, mean, std)}
+
+
+def crop_flip(
+    size: int,
+    /,
+    mean: Statistics = IMAGENET_MEAN,
+    std: Statistics = IMAGENET_STD,
+    **overrides: Any,
+) -> Recipe:
+    """One view for supervised training: crop and flip, nothing else.
+
+    Args:
+      size: side, px.
+      mean: of each channel, of images in 0..1.
+      std: of each channel.
+      **overrides: fields of `ViewSpec`.
+
+    Returns:
+      {"views": (view,)}.
+    """
+    view = dict.fromkeys(("jitter", "saturation", "hue", "grey"), 0.0)
+    return {"views": _group((view,), overrides, size, mean, std)}
+
+
+def multi_crop(
+    size: int,
+    /,
+    mean: Statistics = IMAGENET_MEAN,
+    std: Statistics = IMAGENET_STD,
+    small: int = 96,
+    count: int = 6,
+    **overrides: Any,
+) -> Recipe:
+    """BYOL's two views of large parts of the image, and small views of small parts.
+
+    Args:
+      size: side of the two large views, px.
+      mean: of each channel, of images in 0..1.
+      std: of each channel.
+      small: side of the small views, px, below `size`.
+      count: how many small views.
+      **overrides: fields of `ViewSpec`, for every view of both groups.
+
+    Returns:
+      {"views": (first, second), "local": `count` equal views}.
+
+    Raises:
+      ValueError: the small views are not smaller, or there are none.
+
+    Reference:
+      Caron et al. 2020 (SwAV), section 3.2; the areas are those of Caron et al. 2021 (DINO).
+    """
+    if not 0 < small < size:
+        raise ValueError(f"small is {small} px; expected 1 to {size - 1}, below the size {size}.")
+    if count < 1:
+        raise ValueError(f"count is {count}; expected at least one small view.")
+    large = {"area": (0.25, 1.0), **overrides}
+    local = {"blur": 1.0, "area": (0.05, 0.25)}
+    return {
+        **byol(size, mean, std, **large),
+        "local": _group((local,) * count, overrides, small, mean, std),
+    }
+
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "byol": byol,
+    "simclr": simclr,
+    "cifar": cifar,
+    "digits": digits,
+    "crop_flip": crop_flip,
+    "multi_crop": multi_crop,
+}
+
+
+def _group(
+    views: tuple[dict[str, Any], ...],
+    overrides: dict[str, Any],
+    size: int,
+    mean: Statistics,
+    std: Statistics,
+) -> tuple[ViewSpec, ...]:
+    """Views of one size from the fields of each, with `overrides` in all of them."""
+    fields = [f.name for f in dataclasses.fields(ViewSpec) if f.name != "size"]
+    for name in overrides:
+        if name == "size":
+            raise ValueError(
+                f"size is overridden with {overrides[name]!r}, which would make all view groups of "
+                "one size; set image_size instead."
+            )
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, 1, 0.5)
+            hint = f"did you mean {close[0]}?" if close else "it has " + ", ".join(fields) + "."
+            raise ValueError(f"A view has no field {name!r}: {hint}")
+    common = {"mean": mean, "std": std, "kernel": _blur_taps(size)}
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    return tuple(ViewSpec(size, **{**common, **view, **given}) for view in views)
+
+
+def _blur_taps(size: int) -> int:
+    # A tenth of the side, odd: 23 at 224 px, as in the papers.
+    return max(3, 2 * math.ceil(size / 20) - 1)

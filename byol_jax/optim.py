@@ -1,12 +1,17 @@
-"""Optimizers composed from optax parts, schedules `step -> value`, masks by name.
+"""Optimizers composed from optax parts, schedules `step -> value`, parameters chosen by name.
 
 Schedules are functions of `TrainState.step`; optax's own counters are not used for them, so that a
 restored or rolled-back step always gives the same learning rate.
+
+A pattern chooses parameters by their path, such as "encoder/layer1_0/bn1/scale": it is one
+component of the path ("predictor", "bias") or several in a row ("bn1/scale").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +22,7 @@ from jax import Array
 Tree = Any
 Schedule = Callable[[Array], Array]
 
-# Leaves with these names are neither decayed nor adapted: biases, and scales of norms.
+# By default these are neither decayed nor adapted: biases, and scales of norms.
 EXCLUDED = ("bias", "scale")
 
 
@@ -34,27 +39,171 @@ class Optimizer(NamedTuple):
     lr: Schedule
 
 
-def weights_mask(params: Tree) -> Tree:
-    """True for every leaf that is decayed and adapted, False for biases and norms, by name."""
+class Group(NamedTuple):
+    """How fast some parameters learn: at factor * lr(step).
 
-    def keep(path: tuple[Any, ...], _: Array) -> bool:
-        return str(getattr(path[-1], "key", path[-1])) not in EXCLUDED
+    factor: 0 freezes them.
+    lr: in place of the optimizer's schedule; `constant(0.1)` never decays.
+    """
 
-    return jax.tree_util.tree_map_with_path(keep, params)
+    factor: float = 1.0
+    lr: Schedule | None = None
 
 
-def warmup_cosine(base: float, warmup_steps: int, total_steps: int) -> Schedule:
-    """Linear from 0 to `base` over W = warmup_steps, then cosine to 0 at K = total_steps.
+class Rates(NamedTuple):
+    """Learning rates that differ between parameters, in place of an optimizer's one schedule.
+
+    base: of the parameters in no group; the metrics show it.
+    groups: pattern -> group; the first pattern that matches a parameter wins.
+    layer_factor: path -> a further factor, such as `layer_decay` gives.
+    """
+
+    base: Schedule
+    groups: Mapping[str, Group] = MappingProxyType({})
+    layer_factor: Callable[[str], float] | None = None
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _first_match(patterns: Iterable[str], path: str) -> str | None:
+    return next((p for p in patterns if f"/{p}/" in f"/{path}/"), None)
+
+
+def weights_mask(params: Tree, exclude: Sequence[str] = EXCLUDED) -> Tree:
+    """True for every leaf that is decayed and adapted, False where a pattern excludes it."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: _first_match(exclude, _name(path)) is None, params
+    )
+
+
+def learning_rates(rates: Rates, params: Tree, step: Array) -> Tree:
+    """The learning rate of every parameter at a step: scalars in a tree like `params`."""
+    base, groups, layer_factor = rates
+    lrs: dict[str | None, Array] = {None: base(step)}  # None: no pattern matches
+    lrs |= {p: lrs[None] if g.lr is None else g.lr(step) for p, g in groups.items()}
+
+    def rate(path: tuple[Any, ...], _: Any) -> Array:
+        pattern = _first_match(groups, _name(path))
+        factor = 1.0 if layer_factor is None else layer_factor(_name(path))
+        factor *= 1.0 if pattern is None else groups[pattern].factor
+        return lrs[pattern] if factor == 1 else factor * lrs[pattern]
+
+    return jax.tree_util.tree_map_with_path(rate, params)
+
+
+def _check_patterns(params: Tree, groups: Iterable[str], exclude: Sequence[str]) -> None:
+    """Refuse patterns without effect: most likely they are misspelt."""
+    paths = [_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    used = {_first_match(groups, path) for path in paths}
+    used |= {p for p in exclude for path in paths if _first_match([p], path)}
+    used |= set(EXCLUDED) & set(exclude)  # a network without biases or norms is no mistake
+    for pattern in (*groups, *exclude):
+        if pattern not in used:
+            there = sorted({part for path in paths for part in path.split("/")})
+            raise ValueError(
+                f"The pattern {pattern!r} of groups or exclude matches no parameter that an "
+                "earlier pattern leaves; expected a component of a path, or several joined by "
+                f"'/'. Correct or remove it; the components are: {', '.join(there)}."
+            )
+
+
+def layer_decay(
+    decay: float, layer_of: Callable[[str], int], num_layers: int
+) -> Callable[[str], float]:
+    """Layer-wise learning rates for fine-tuning: path -> decay ** (num_layers - layer).
+
+    Args:
+      decay: factor between neighbouring layers, 0 to 1.
+      layer_of: path -> layer, from 0 (nearest to the image) to num_layers (the head).
+      num_layers: the layer that learns at the full rate.
+
+    Raises:
+      ValueError: once the parameters are known, if a layer is out of range.
+
+    Reference: Bao et al. 2022 (BEiT); facebookresearch/mae:util/lr_decay.py.
+    """
+
+    def factor(path: str) -> float:
+        layer = layer_of(path)
+        if not 0 <= layer <= num_layers:
+            raise ValueError(f"{path} is in layer {layer}; expected 0 to num_layers={num_layers}.")
+        return decay ** (num_layers - layer)
+
+    return factor
+
+
+def resnet_layers(blocks: Sequence[int]) -> tuple[Callable[[str], int], int]:
+    """(layer_of, num_layers) of a ResNet for `layer_decay`: stem 0, then the blocks, then the rest.
+
+    Args:
+      blocks: number per stage, (3, 4, 6, 3) for ResNet-50. The network lies under "encoder".
+
+    Raises:
+      ValueError: once the parameters are known, if they are not those of such a network.
+    """
+    names = [f"layer{stage}_{i}" for stage, n in enumerate(blocks, 1) for i in range(n)]
+    layers = {"conv1": 0, "bn1": 0} | {name: i for i, name in enumerate(names, 1)}
+
+    def layer_of(path: str) -> int:
+        top, name = (*path.split("/"), "")[:2]
+        if top == "encoder" and name not in layers:
+            raise ValueError(
+                f"{path} is not in a ResNet of {tuple(blocks)} blocks per stage; expected one of "
+                f"{', '.join(layers)}. Give the encoder's own blocks, or another layer_of."
+            )
+        return layers[name] if top == "encoder" else len(names) + 1
+
+    return layer_of, len(names) + 1
+
+
+def _ramp(start: float, base: float, step: Array, warmup_steps: int) -> Array:
+    """Linear from `start` at step 0 to `base` at warmup_steps."""
+    risen = (base - start) * step / max(warmup_steps, 1)
+    return start + risen if start else risen
+
+
+def warmup_cosine(
+    base: float, warmup_steps: int, total_steps: int, *, final: float = 0, warmup_start: float = 0
+) -> Schedule:
+    """Linear from `warmup_start` to `base` over W = warmup_steps, cosine to `final` at total_steps.
 
     Reference: google-deepmind/deepmind-research:byol/utils/schedules.py (learning_schedule).
     """
 
     def schedule(step: Array) -> Array:
         step = jnp.asarray(step, jnp.result_type(float))
-        warm = base * step / max(warmup_steps, 1)
+        warm = _ramp(warmup_start, base, step, warmup_steps)
         done = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
-        cosine = 0.5 * base * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
-        return jnp.where(step < warmup_steps, warm, cosine)
+        above = 0.5 * (base - final) * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
+        return jnp.where(step < warmup_steps, warm, final + above if final else above)
+
+    return schedule
+
+
+def cosine(start: float, end: float, total_steps: int) -> Schedule:
+    """Half a cosine from `start` to `end` at total_steps, up or down, as DINO's weight decay.
+
+    Reference: facebookresearch/dino:utils.py (cosine_scheduler).
+    """
+    return warmup_cosine(start, 0, total_steps, final=end)
+
+
+def warmup_multistep(
+    base: float, warmup_steps: int, milestones: Sequence[int], *, factor: float = 0.1
+) -> Schedule:
+    """Linear from 0 to `base` over warmup_steps, times `factor` from each milestone (a step) on.
+
+    Reference: facebookresearch/moco:main_moco.py (adjust_learning_rate).
+    """
+
+    def schedule(step: Array) -> Array:
+        step = jnp.asarray(step, jnp.result_type(float))
+        value: Any = base
+        for drops, milestone in enumerate(sorted(milestones), 1):
+            value = jnp.where(step >= milestone, base * factor**drops, value)
+        return jnp.where(step < warmup_steps, _ramp(0, base, step, warmup_steps), value)
 
     return schedule
 
@@ -79,102 +228,170 @@ def cosine_tau(base: float, total_steps: int) -> Schedule:
 
 def scale_learning_rate(base: float, batch_size: int, rule: str) -> float:
     """The learning rate at a global batch: "linear" base B / 256, "sqrt" base sqrt(B), "none"."""
-    rules = {
-        "linear": base * batch_size / 256,
-        "sqrt": base * batch_size**0.5,
-        "none": base,
-    }
+    rules = {"linear": base * batch_size / 256, "sqrt": base * batch_size**0.5, "none": base}
     if rule not in rules:
         raise ValueError(f"optimizer.lr_scaling is {rule!r}; expected one of {', '.join(rules)}.")
     return rules[rule]
 
 
-def _scale_by_lr() -> optax.GradientTransformationExtraArgs:
-    """Multiply by -lr, where lr comes in with every update."""
+def _leafwise(rule: Callable[..., Array]) -> optax.GradientTransformationExtraArgs:
+    """rule(update, param, lr, decay) of every leaf; lr (a tree) and decay come with the update."""
 
-    def update(updates: Tree, state: Tree, params: Tree = None, *, lr: Array) -> tuple[Tree, Tree]:
-        del params
-        return jax.tree.map(lambda u: (-lr * u).astype(u.dtype), updates), state
+    def update(updates: Tree, state: Tree, params: Tree, *, lr: Tree, decay: Any) -> Any:
+        return jax.tree.map(lambda *leaves: rule(*leaves, decay), updates, params, lr), state
 
     return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
 
-def _scale_by_trust_ratio(eta: float) -> optax.GradientTransformation:
-    """Multiply each leaf by eta |p| / |g|, by 1 where either norm is 0.
+def _times_lr(update: Array, param: Array, lr: Array, decay: Any) -> Array:
+    return (-lr * update).astype(update.dtype)
+
+
+def _decayed(update: Array, param: Array, lr: Array, decay: Any) -> Array:
+    if isinstance(decay, int | float) and decay == 0:
+        return update
+    return (update + decay * param).astype(update.dtype)
+
+
+def _adapted(update: Array, param: Array, lr: Array, decay: Any, *, eta: float) -> Array:
+    """LARS: the update times eta |p| / |g|, by 1 where either norm is 0.
 
     `optax.scale_by_trust_ratio` reads every parameter and gradient twice: the second time to put
     ones in the place of a leaf whose norm is below a bound.
     """
-
-    def scale(update: Array, param: Array) -> Array:
-        norms = jnp.sqrt(jnp.square(param).sum()), jnp.sqrt(jnp.square(update).sum())
-        nonzero = (norms[0] > 0) & (norms[1] > 0)
-        ratio = jnp.where(nonzero, eta * norms[0] / jnp.where(nonzero, norms[1], 1), 1)
-        return update * ratio
-
-    def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
-        return jax.tree.map(scale, updates, params), state
-
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    norms = jnp.sqrt(jnp.square(param).sum()), jnp.sqrt(jnp.square(update).sum())
+    nonzero = (norms[0] > 0) & (norms[1] > 0)
+    ratio = jnp.where(nonzero, eta * norms[0] / jnp.where(nonzero, norms[1], 1), 1)
+    return update * ratio
 
 
-def _optimizer(parts: list[Any], lr: Schedule) -> Optimizer:
+def _clipped(update: Array, param: Array, lr: Array, decay: Any, *, eta: float) -> Array:
+    """solo-learn's LARS: decayed, then times min(eta |p| / (|g| + wd |p| + 1e-8) / lr, 1)."""
+    norms = jnp.sqrt(jnp.square(param).sum()), jnp.sqrt(jnp.square(update).sum())
+    ratio = eta * norms[0] / (norms[1] + decay * norms[0] + 1e-8)
+    # Compared before the division: lr is 0 at the start of a warm-up.
+    ratio = jnp.where(ratio < lr, ratio / jnp.where(lr > 0, lr, 1), 1)
+    # Where either norm is 0 the gradient stays as it is: not even decay is added.
+    nonzero = (norms[0] > 0) & (norms[1] > 0)
+    update_and_decay = update + jnp.where(nonzero, decay, 0) * param
+    return (update_and_decay * jnp.where(nonzero, ratio, 1)).astype(update.dtype)
+
+
+def _masked(rule: Callable[..., Array], exclude: Sequence[str], **options: float) -> Any:
+    mask = functools.partial(weights_mask, exclude=exclude)
+    leafwise = _leafwise(functools.partial(rule, **options))
+    return optax.masked(leafwise, mask, mask_compatible_extra_args=True)
+
+
+def _optimizer(
+    parts: list[Any], lr: Schedule | Rates, weight_decay: float | Schedule, exclude: Sequence[str]
+) -> Optimizer:
     transform = optax.chain(*parts)
+    rates = lr if isinstance(lr, Rates) else Rates(lr)
+
+    def init(params: Tree) -> Tree:
+        _check_patterns(params, rates.groups, exclude)
+        return transform.init(params)
 
     def update(grads: Tree, opt_state: Tree, params: Tree, step: Array) -> tuple[Tree, Tree]:
-        return transform.update(grads, opt_state, params, lr=lr(step))
+        lrs = learning_rates(rates, params, step)
+        decay = weight_decay(step) if callable(weight_decay) else weight_decay
+        return transform.update(grads, opt_state, params, lr=lrs, decay=decay)
 
-    return Optimizer(transform.init, update, lr)
+    return Optimizer(init, update, rates.base)
+
+
+def clip_gradients(optimizer: Optimizer, max_norm: float, *, per_tensor: bool = False) -> Optimizer:
+    """An optimizer that sees gradients scaled down to an l2 norm of at most `max_norm`.
+
+    Args:
+      optimizer: any; the state stays the same.
+      max_norm: of all gradients together, those of an online probe included.
+      per_tensor: of each tensor instead.
+
+    Raises:
+      ValueError: max_norm is not above 0.
+
+    Reference: Pascanu et al. 2013; facebookresearch/dino:utils.py (clip_gradients) for per_tensor.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm is {max_norm}; expected above 0. Do not wrap to clip nothing.")
+
+    def clip(grad: Array) -> Array:
+        return grad * jnp.minimum(max_norm / (jnp.sqrt(jnp.square(grad).sum()) + 1e-6), 1)
+
+    def update(grads: Tree, opt_state: Tree, params: Tree, step: Array) -> tuple[Tree, Tree]:
+        if per_tensor:
+            grads = jax.tree.map(clip, grads)
+        else:
+            grads, _ = optax.clip_by_global_norm(max_norm).update(grads, optax.EmptyState())
+        return optimizer.update(grads, opt_state, params, step)
+
+    return optimizer._replace(update=update)
 
 
 def lars(
-    lr: Schedule,
+    lr: Schedule | Rates,
     *,
-    weight_decay: float = 0.0,
+    weight_decay: float | Schedule = 0.0,
     momentum: float = 0.9,
     eta: float = 1e-3,
     nesterov: bool = False,
     lr_inside: bool = False,
+    clip: bool = False,
+    exclude: Sequence[str] = EXCLUDED,
 ) -> Optimizer:
     """Layer-wise adaptive rate scaling.
 
     g <- g + wd p;  g <- g eta |p| / |g| (1 if either norm is 0);
     m <- momentum m + g;  p <- p - lr m.
-    Biases and norm parameters are left out of decay and adaptation.
 
     Args:
-      lr: schedule.
-      weight_decay, momentum, eta: as above.
+      lr: schedule, or `Rates`.
+      weight_decay, momentum, eta: as above; the decay is a number or a schedule.
       nesterov: look ahead in the momentum.
       lr_inside: multiply by lr before the momentum buffer (SimCLR's order; also `optax.lars`'s)
         instead of after it (BYOL's). They agree only at constant lr.
+      clip: adapt as solo-learn does, which never raises a rate; in place of the first line,
+        g <- (g + wd p) min(eta |p| / (|g| + wd |p| + 1e-8) / lr, 1), or g if either norm is 0.
+      exclude: patterns of what is neither decayed nor adapted; () for nothing.
 
     Returns:
-      The optimizer.
+      The optimizer; its init raises ValueError for a pattern that matches no parameter.
 
     Reference: You et al. 2017; google-deepmind/deepmind-research:byol/utils/optimizers.py;
-      google-research/simclr:lars_optimizer.py.
+      google-research/simclr:lars_optimizer.py; vturrisi/solo-learn:solo/utils/lars.py for `clip`.
     """
-    adapt = [
-        optax.add_decayed_weights(weight_decay, weights_mask),
-        optax.masked(_scale_by_trust_ratio(eta), weights_mask),
-    ]
+    adapt = _masked(_clipped if clip else _adapted, exclude, eta=eta)
     trace = optax.trace(momentum, nesterov)
-    tail = [_scale_by_lr(), trace] if lr_inside else [trace, _scale_by_lr()]
-    return _optimizer(adapt + tail, lr)
+    tail = [_leafwise(_times_lr), trace] if lr_inside else [trace, _leafwise(_times_lr)]
+    head = [adapt] if clip else [_masked(_decayed, exclude), adapt]
+    return _optimizer(head + tail, lr, weight_decay, exclude)
 
 
 def sgd(
-    lr: Schedule, *, weight_decay: float = 0.0, momentum: float = 0.9, nesterov: bool = False
+    lr: Schedule | Rates,
+    *,
+    weight_decay: float | Schedule = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    exclude: Sequence[str] = EXCLUDED,
 ) -> Optimizer:
-    """Stochastic gradient descent with momentum; decay (of weights only) joins the gradient."""
-    decay = optax.add_decayed_weights(weight_decay, weights_mask)
-    return _optimizer([decay, optax.trace(momentum, nesterov), _scale_by_lr()], lr)
+    """SGD with momentum; the decay joins the gradient. The arguments are those of `lars`."""
+    parts = [_masked(_decayed, exclude), optax.trace(momentum, nesterov), _leafwise(_times_lr)]
+    return _optimizer(parts, lr, weight_decay, exclude)
 
 
 def adamw(
-    lr: Schedule, *, weight_decay: float = 0.0, b1: float = 0.9, b2: float = 0.999
+    lr: Schedule | Rates,
+    *,
+    weight_decay: float | Schedule = 0.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    exclude: Sequence[str] = EXCLUDED,
 ) -> Optimizer:
-    """Adam with decoupled decay of the weights (not of biases and norms)."""
-    decay = optax.add_decayed_weights(weight_decay, weights_mask)
-    return _optimizer([optax.scale_by_adam(b1, b2), decay, _scale_by_lr()], lr)
+    """Adam with decoupled decay. The arguments are those of `lars`, and Adam's b1, b2 and eps."""
+    adam = optax.scale_by_adam(b1, b2, eps)
+    parts = [adam, _masked(_decayed, exclude), _leafwise(_times_lr)]
+    return _optimizer(parts, lr, weight_decay, exclude)

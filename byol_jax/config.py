@@ -59,7 +59,7 @@ def _one_of(default: str, *others: str) -> Key:
     return Key(default, choices=(default, *others))
 
 
-def _count(default: int, low: int = 1) -> Key:
+def _count(default: Any, low: int = 1) -> Key:
     return Key(default, low=low, high=2**31 - 1)
 
 
@@ -125,7 +125,23 @@ KEYS = {
     "optimizer.lr": _from_0(0.1),  # at batch 256
     "optimizer.lr_scaling": _one_of("linear", "sqrt", "none"),  # B / 256, sqrt(B), as it is
     "optimizer.warmup_epochs": _from_0(0.0),
+    "optimizer.warmup_start": _share(0.0),  # share of lr that the warm-up starts from
+    "optimizer.schedule": _one_of("cosine", "multistep"),  # after the warm-up
+    "optimizer.final": _share(0.0),  # cosine: share of lr at the end
+    "optimizer.milestones": _above_0(()),  # multistep: epochs; times optimizer.drop at each
+    "optimizer.drop": _share(0.1),
     "optimizer.weight_decay": _from_0(0.0),
+    "optimizer.weight_decay_end": Key(-1.0, low=-1),  # by a cosine; -1.0: as at the start
+    # Parameters by a component of their path: neither decayed nor adapted; at another rate, pairs
+    # (name, share of lr), the first that matches; at lr without any schedule.
+    "optimizer.exclude": Key(("bias", "scale")),
+    "optimizer.lr_factors": Key(()),
+    "optimizer.lr_fixed": Key(()),
+    "optimizer.layer_decay": Key(
+        1.0, low=0, high=1, low_open=True
+    ),  # of lr, per layer from the top
+    "optimizer.clip_norm": _from_0(0.0),  # of the whole gradient, at most; 0.0: any
+    "optimizer.clip_tensor": _from_0(0.0),  # of each parameter's gradient, at most; 0.0: any
     "optimizer.accumulate": _count(1),  # micro-batches per step
     "collapse.threshold": _from_0(0.1),  # warn when features spread less than this x 1/sqrt(d)
     "collapse.stop": Key(False),  # stop then
@@ -198,6 +214,7 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "nesterov": Key(False),
             "eta": _above_0(1e-3),
             "lr_inside": Key(False),  # lr inside the momentum buffer (SimCLR)
+            "clip": Key(False),  # cap the adapted rate at lr (solo-learn)
         },
         "sgd": {"momentum": _below_1(0.9), "nesterov": Key(False)},
         "adamw": {"b1": _below_1(0.9), "b2": _below_1(0.999), "eps": _above_0(1e-8)},

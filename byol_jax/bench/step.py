@@ -20,6 +20,7 @@ from byol_jax.experiment.feed import build_feed, build_step
 from byol_jax.hardware import find_device
 from byol_jax.train_step import init_state, jit_step, make_train_step
 
+
 def prepare(e: Experiment) -> tuple[TrainState, Step, dict[str, Any], Array, int]:
     """What a dispatch takes: (state, step, a batch on the devices, key, images in it)."""
     feed = build_feed(e)

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from byol_jax import log, mesh
 from byol_jax.core import Encoder, TrainState, Tree, starting_from
-from byol_jax.data.pipeline import eval_batches, train_batches
 from byol_jax.data.opening import open_source
+from byol_jax.data.pipeline import eval_batches, train_batches
 from byol_jax.data.source import Source
 from byol_jax.evals.features import Extracted, extract, pixels, topk_accuracy
 from byol_jax.evals.fewshot import fewshot
@@ -138,8 +138,8 @@ def open_eval_data(run: RunEncoder) -> EvalData:
     if not train.classes:
         raise ValueError(
             f"The data {config.data.name!r} {config.data.dir} have no labels, which every "
-            "protocol needs: put the images into one folder per class, or evaluate on labelled data "
-            "with --config.data.name and --config.data.dir."
+            "protocol needs: put the images into one folder per class, or evaluate on labelled "
+            "data with --config.data.name and --config.data.dir."
         )
     if train.channels != run.encoder.channels:
         raise ValueError(
@@ -221,7 +221,8 @@ def _run_supervised(run: RunEncoder, data: EvalData, train: Source, frozen: bool
     protocol = Protocol(tuple(lrs), c.epochs, c.train_batch, frozen, run.config.seed)
     rest, held = train.hold_out(c.validation, run.config.seed)
     parts = Parts(*(data.part(s) for s in (train, rest, held, data.test)))
-    classes, result = data.train.classes, {}
+    classes = data.train.classes
+    result: dict[str, Any] = {}
     for prefix, start in _candidates(run).items():
         log.say(f"{'untrained' if prefix else 'pre-trained'} encoder:")
         found = linear(starting_from(run.encoder, *start), parts, protocol, classes, data.mesh)

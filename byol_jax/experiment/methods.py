@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -20,8 +20,6 @@ from byol_jax.methods.supervised import supervised
 from byol_jax.models import heads
 from byol_jax.models.heads import Head
 from byol_jax.models.network import network
-
-Module = TypeVar("Module", bound=Any)  # an Encoder or a Head
 
 
 class Facts(NamedTuple):
@@ -55,7 +53,7 @@ class Parts(NamedTuple):
             "param_dtype": jnp.float64 if dtype == jnp.float64 else jnp.float32,
         }
 
-    def wrapped(self, module: Module, bn: str, groups: int) -> Module:
+    def wrapped(self, module: Any, bn: str, groups: int) -> Any:
         """An encoder or head with the batch-norm statistics that a method asks for."""
         if bn == "joint":
             module = models.joint(module)

@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from byol_jax import optim
 from byol_jax.experiment.methods import Facts
-from byol_jax.optim import Optimizer, Schedule
+from byol_jax.models.resnet import DEPTHS
+from byol_jax.optim import Group, Optimizer, Rates, Schedule
+
+Common = dict[str, Any]  # what all optimizers take: weight_decay, exclude
 
 
-def _lars(o: ConfigDict, lr: Schedule, decay: float) -> Optimizer:
+def _lars(o: ConfigDict, rates: Rates, common: Common) -> Optimizer:
     return optim.lars(
-        lr,
-        weight_decay=decay,
+        rates,
         momentum=o.momentum,
         nesterov=o.nesterov,
         eta=o.eta,
         lr_inside=o.lr_inside,
+        clip=o.clip,
+        **common,
     )
 
 
-def _sgd(o: ConfigDict, lr: Schedule, decay: float) -> Optimizer:
-    return optim.sgd(lr, weight_decay=decay, momentum=o.momentum, nesterov=o.nesterov)
+def _sgd(o: ConfigDict, rates: Rates, common: Common) -> Optimizer:
+    return optim.sgd(rates, momentum=o.momentum, nesterov=o.nesterov, **common)
 
 
-def _adamw(o: ConfigDict, lr: Schedule, decay: float) -> Optimizer:
-    return optim.adamw(lr, weight_decay=decay, b1=o.b1, b2=o.b2, eps=o.eps)
+def _adamw(o: ConfigDict, rates: Rates, common: Common) -> Optimizer:
+    return optim.adamw(rates, b1=o.b1, b2=o.b2, eps=o.eps, **common)
 
 
-OPTIMIZERS: dict[str, Callable[[ConfigDict, Schedule, float], Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[ConfigDict, Rates, Common], Optimizer]] = {
     "lars": _lars,
     "sgd": _sgd,
     "adamw": _adamw,
@@ -43,8 +48,82 @@ def build_optimizer(config: ConfigDict, facts: Facts) -> Optimizer:
     Args:
       config: resolved.
       facts: gives the steps of the run and of an epoch.
+
+    Raises:
+      ValueError: a value does not fit the others.
     """
     o = config.optimizer
     base = optim.scale_learning_rate(o.lr, config.batch_size, o.lr_scaling)
-    lr = optim.warmup_cosine(base, round(o.warmup_epochs * facts.steps_per_epoch), facts.steps)
-    return OPTIMIZERS[o.name](config[o.name], lr, o.weight_decay)
+    common = {"weight_decay": _decay(o, facts), "exclude": tuple(o.exclude)}
+    rates = Rates(_schedule(o, base, facts), _groups(o, base), _layer_factor(config))
+    optimizer = OPTIMIZERS[o.name](config[o.name], rates, common)
+    norm, tensor = o.clip_norm, o.clip_tensor
+    if tensor:
+        optimizer = optim.clip_gradients(optimizer, tensor, per_tensor=True)
+    if norm:  # the outermost clips first
+        optimizer = optim.clip_gradients(optimizer, norm)
+    return optimizer
+
+
+def _schedule(o: ConfigDict, base: float, facts: Facts) -> Schedule:
+    """The learning rate by step."""
+    warmup = round(o.warmup_epochs * facts.steps_per_epoch)
+    milestones = [round(epoch * facts.steps_per_epoch) for epoch in o.milestones]
+    start, final, drop = o.warmup_start * base, o.final * base, o.drop
+    if o.schedule == "cosine":
+        return optim.warmup_cosine(base, warmup, facts.steps, final=final, warmup_start=start)
+    if o.warmup_start:
+        raise ValueError(
+            f"optimizer.warmup_start is {o.warmup_start}; expected 0.0 with "
+            "optimizer.schedule=multistep, whose warm-up starts from 0."
+        )
+    return optim.warmup_multistep(base, warmup, milestones, factor=drop)
+
+
+def _decay(o: ConfigDict, facts: Facts) -> float | Schedule:
+    """The weight decay, a number or by step."""
+    start, end = o.weight_decay, o.weight_decay_end
+    if end == -1:
+        return start
+    if end < 0:
+        raise ValueError(
+            f"optimizer.weight_decay_end is {end}; expected 0 or more, or -1.0 to keep "
+            "optimizer.weight_decay to the end."
+        )
+    return optim.cosine(start, end, facts.steps)
+
+
+def _groups(o: ConfigDict, base: float) -> dict[str, Group]:
+    """Parameters with rates of their own, by name.
+
+    Raises:
+      ValueError: they are no names, or no pairs of a name and a factor.
+    """
+    fixed, factors = tuple(o.lr_fixed), tuple(o.lr_factors)
+    if not all(isinstance(name, str) for name in fixed):
+        raise ValueError(f"optimizer.lr_fixed is {fixed!r}; expected names, e.g. ('predictor',).")
+    for pair in factors:
+        fits = isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
+        if not fits or not isinstance(pair[1], int | float) or pair[1] < 0:
+            raise ValueError(
+                f"optimizer.lr_factors has {pair!r}; expected pairs of a name and a factor of lr, "
+                "0 or more, e.g. (('bias', 0.024), ('scale', 0.024))."
+            )
+    constant = optim.constant(base)
+    return {name: Group(lr=constant) for name in fixed} | {
+        name: Group(factor=factor) for name, factor in factors
+    }
+
+
+def _layer_factor(config: ConfigDict) -> Callable[[str], float] | None:
+    """Layer-wise decay of the learning rate; None where there is none."""
+    decay, name = config.optimizer.layer_decay, config.encoder.name
+    if decay == 1:
+        return None
+    if not name.startswith("resnet"):
+        raise ValueError(
+            f"optimizer.layer_decay is {decay}, but encoder.name {name!r} has no blocks to count "
+            "layers by; set it to 1.0 or take a ResNet."
+        )
+    depth = int(name.removeprefix("resnet"))
+    return optim.layer_decay(decay, *optim.resnet_layers(DEPTHS[depth][0]))

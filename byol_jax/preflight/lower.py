@@ -24,7 +24,7 @@ from byol_jax.train_step import state_shapes
 
 
 class Lowered(NamedTuple):
-    """A traced step as jax has it, the run, and bytes per device: of arguments, and of the state."""
+    """A traced step as jax has it, the run, and bytes per device of arguments and of the state."""
 
     step: Any
     experiment: Experiment
@@ -106,7 +106,7 @@ def lower(config: ConfigDict, source: Source, devices: Sequence[Any]) -> Lowered
 
 
 def _arguments(state: TrainState, batch: Any, constants: Any) -> dict[str, int]:
-    """Bytes that each device holds of each kind of argument; the method's extra by its own names."""
+    """Bytes per device of each kind of argument; the method's extra by its own names."""
     kinds = {"parameters": state.params, **dict(state.extra), "optimizer": state.opt_state}
     found = {kind: held(tree) for kind, tree in kinds.items()}
     return found | {"batch": held(batch), "resident images": held(constants)}

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 
 from byol_jax.preflight.hardware import (
-    KINDS,
     GPUS_PER_HOST,
+    KINDS,
     SLICES,
     Topology,
     sides_of,

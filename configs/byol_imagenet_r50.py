@@ -24,11 +24,45 @@ def get_config(epochs: str = "300") -> ConfigDict:
     """The config for a number of epochs.
 
     Raises:
-      ValueError: the papers give no recipe for that number.
+      ValueError: the paper gives no recipe for that number.
     """
     if epochs not in {str(k) for k in SCHEDULES}:
         raise ValueError(f"No recipe for {epochs!r} epochs; expected one of {list(SCHEDULES)}.")
+    lr, weight_decay, tau = SCHEDULES[int(epochs)]
     c = default_config()
+    c.batch_size = 4096
     c.epochs = int(epochs)
-    c.optimizer.lr, c.optimizer.weight_decay, c.method.tau = SCHEDULES[c.epochs]
+    c.image_size = 224
+
+    c.data.name = "imagenet2012"
+    c.views.recipe = "byol"
+
+    c.encoder.name = "resnet50"
+    c.encoder.width = 1.0
+    c.encoder.dtype = "bfloat16"
+    c.resnet.stem = "imagenet"
+
+    c.method.name = "byol"
+    c.byol.hidden = 4096
+    c.byol.out = 256
+    c.byol.predictor = True
+    c.byol.tau = tau
+    c.byol.tau_schedule = "cosine"
+    c.byol.beta = 0.0
+    c.byol.bn = "per_view"
+    c.byol.bn_groups = 1
+
+    c.optimizer.name = "lars"
+    c.optimizer.lr = lr
+    c.optimizer.lr_scaling = "linear"
+    c.optimizer.warmup_epochs = 10.0
+    c.optimizer.schedule = "cosine"
+    c.optimizer.final = 0.0
+    c.optimizer.weight_decay = weight_decay
+    c.optimizer.exclude = ("bias", "scale")
+    c.lars.momentum = 0.9
+    c.lars.nesterov = False
+    c.lars.eta = 1e-3
+    c.lars.lr_inside = False
+    c.lars.clip = False
     return c

@@ -37,12 +37,16 @@ def get_config() -> ConfigDict:
     c.encoder.width = 0.5
     c.encoder.dtype = "float32"
 
-    c.method.hidden = 512
-    c.method.out = 128
-    c.method.tau = 0.96
+    c.method.name = "byol"
+    c.byol.hidden = 512
+    c.byol.out = 128
+    c.byol.tau = 0.96
+    c.byol.tau_schedule = "cosine"
 
     c.optimizer.name = "sgd"
     c.optimizer.lr = 0.4
+    c.optimizer.lr_scaling = "linear"
     c.optimizer.weight_decay = 5e-4
     c.optimizer.warmup_epochs = 0.5
+    c.sgd.momentum = 0.9
     return c

@@ -31,11 +31,16 @@ def get_config() -> ConfigDict:
     c.encoder.name = "tiny"
     c.encoder.dtype = "float32"
 
-    c.method.hidden = 256
-    c.method.out = 64
-    c.method.tau = 0.9
+    c.method.name = "byol"
+    c.byol.hidden = 256
+    c.byol.out = 64
+    c.byol.tau = 0.9
+    c.byol.tau_schedule = "cosine"
 
     c.optimizer.name = "sgd"
     c.optimizer.lr = 0.2
+    c.optimizer.lr_scaling = "linear"
+    c.optimizer.warmup_epochs = 10.0
     c.optimizer.weight_decay = 5e-4
+    c.sgd.momentum = 0.9
     return c

@@ -24,11 +24,21 @@ def get_config() -> ConfigDict:
     c.data.name = "folder"
     c.data.dir = "images"
 
-    c.encoder.name = "resnet18"
+    c.views.recipe = "byol"
 
-    c.method.tau = 0.99
+    c.encoder.name = "resnet18"
+    c.encoder.dtype = "bfloat16"
+
+    c.method.name = "byol"
+    c.byol.hidden = 4096
+    c.byol.out = 256
+    c.byol.tau = 0.99
+    c.byol.tau_schedule = "cosine"
 
     c.optimizer.name = "sgd"
     c.optimizer.lr = 0.1
+    c.optimizer.lr_scaling = "linear"
+    c.optimizer.warmup_epochs = 10.0
     c.optimizer.weight_decay = 1e-4
+    c.sgd.momentum = 0.9
     return c

@@ -21,16 +21,37 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     if not epochs.isdigit() or int(epochs) < 1:
         raise ValueError(f"{epochs!r} is no number of epochs; give e.g. :100.")
     c = default_config()
+    c.batch_size = 4096
     c.epochs = int(epochs)
+    c.image_size = 224
+
+    c.data.name = "imagenet2012"
     c.views.recipe = "simclr"
 
-    c.method.name = "simclr"
-    c.method.bn = "joint"
-    c.method.hidden = 2048
-    c.method.out = 128
-    c.method.temperature = 0.1
+    c.encoder.name = "resnet50"
+    c.encoder.width = 1.0
+    c.encoder.dtype = "bfloat16"
+    c.resnet.stem = "imagenet"
 
+    c.method.name = "simclr"
+    c.simclr.hidden = 2048
+    c.simclr.out = 128
+    c.simclr.layers = 2
+    c.simclr.temperature = 0.1
+    c.simclr.bn = "joint"
+    c.simclr.bn_groups = 1
+
+    c.optimizer.name = "lars"
     c.optimizer.lr = 0.3
+    c.optimizer.lr_scaling = "linear"
+    c.optimizer.warmup_epochs = 10.0
+    c.optimizer.schedule = "cosine"
+    c.optimizer.final = 0.0
     c.optimizer.weight_decay = 1e-6
-    c.optimizer.lr_inside = True
+    c.optimizer.exclude = ("bias", "scale")
+    c.lars.momentum = 0.9
+    c.lars.nesterov = False
+    c.lars.eta = 1e-3
+    c.lars.lr_inside = True
+    c.lars.clip = False
     return c

@@ -521,7 +521,8 @@ def test_cuts_for_the_device_are_the_hosts_crops(sources, kind):
 def test_the_windows_of_all_sizes_come_from_one_decode(monkeypatch):
     """Fails if a group decodes the image again, or the box lacks a part of a window.
 
-    Seen with one call of `decode_box` per group.
+    Seen with one call of `decode_box` per group, with a box of the large views only, and with crops
+    taken at their place in the whole image.
     """
     boxes, decode_box = [], decode.decode_box
 
@@ -531,13 +532,18 @@ def test_the_windows_of_all_sizes_come_from_one_decode(monkeypatch):
 
     monkeypatch.setattr(decode, "decode_box", counted)
     data = tf.constant(encode(FLOWER, "PNG"))
-    recipe = recipes.multi_crop(20, small=9, count=4)
-    u = host.uniforms(0, 0, 0, 6)
+    recipe = recipes.multi_crop(20, small=9, count=4, area=(0.05, 0.15))
+    u = host.uniforms(0, 0, 2, 6)  # no window at the top or left; on all sides a small one is last
     crops = decode.decode_crops(data, recipe, u, 3)
     specs = recipe["views"] + recipe["local"]
     windows = [host.crop_window(s, u[i], 64, 90) for i, s in enumerate(specs)]
     edges = np.array([(y, x, y + h, x + w) for y, x, h, w in windows])
     (top, left), (bottom, right) = edges[:, :2].min(0), edges[:, 2:].max(0)
+    large = [*edges[:2, :2].min(0), *edges[:2, 2:].max(0)]
+    assert 0 < top < large[0]
+    assert 0 < left < large[1]
+    assert bottom > large[2]
+    assert right > large[3]
     assert boxes == [[top, left, bottom - top, right - left]]
     made = [crop for name in ("views", "local") for crop in crops[name]]
     for crop, window, spec in zip(made, windows, specs, strict=True):

@@ -305,6 +305,23 @@ def test_tfds_of_one_size_is_decoded(prepared):
     np.testing.assert_allclose(grey.images[..., 0], want, atol=1.5)
 
 
+@pytest.mark.parametrize(
+    ("name", "splits", "want"),
+    [
+        ("imagenet2012:5.1.0", ["train", "test", "validation"], "validation"),  # no public labels
+        ("cifar10", ["train", "test"], "test"),
+        ("other", ["train", "test", "validation"], "test"),
+        ("other", ["train", "validation"], "validation"),
+    ],
+)
+def test_the_test_part_is_one_with_labels(name, splits, want):
+    """Fails if the table of facts is not asked, or a set without a test part has none."""
+    from byol_jax.data import records
+
+    assert records._split_name(name, splits, "test") == want
+    assert records._split_name(name, splits, "train") == "train"
+
+
 def test_tfds_of_many_sizes_stays_encoded(prepared):
     """Fails if encoded images lose their order when some are taken."""
     where, pixels = prepared

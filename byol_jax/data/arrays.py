@@ -13,7 +13,7 @@ from byol_jax.data import split as splits
 from byol_jax.data.source import Source
 from byol_jax.untrusted import one_error
 
-# (images, labels) of each part, by the first that is there.
+# Names of (images, labels) of each part; the first pair that exists is used.
 _TRAIN = (("train_images", "train_labels"), ("x_train", "y_train"), ("images", "labels"))
 _TEST = (("test_images", "test_labels"), ("x_test", "y_test"))
 _WANTED = {name for pair in (*_TRAIN, *_TEST) for name in pair}
@@ -21,7 +21,7 @@ _NAMES = "images and labels, x_train, y_train, x_test and y_test, or train_image
 
 
 MAX_CLASSES = 2**20
-"""Labels are below it: each class costs memory."""
+"""Labels must be below this, since each class costs memory."""
 
 
 def open_npz(path: str, split: str, seed: int) -> Source:
@@ -31,11 +31,11 @@ def open_npz(path: str, split: str, seed: int) -> Source:
       path: of the file. Its arrays are named images, labels; x_train, y_train, x_test, y_test; or
         train_images, train_labels, test_images, test_labels. Labels may be missing, or -1.
       split: "train" or "test"; without test arrays a tenth is held out, by content.
-      seed: of the pick of that tenth.
+      seed: of the choice of that tenth.
 
     Raises:
-      ValueError: no such file, no such arrays, of other types or shapes, or more of them than half
-        of the machine's memory.
+      ValueError: there is no such file, it lacks these arrays, they have other types or shapes, or
+        they would take more than half of the machine's memory.
     """
     arrays = _load(path)
     train, test = (_find(arrays, names) for names in (_TRAIN, _TEST))
@@ -90,9 +90,9 @@ def _load(path: str) -> dict[str, np.ndarray]:
 
 
 def _declared(entries: zipfile.ZipFile, name: str) -> int:
-    """Bytes of one array, as its header says and as they are in the file.
+    """Bytes of one array, after checking that its header and the file agree.
 
-    numpy takes memory for whatever a header says, before it reads.
+    NumPy takes memory for whatever a header says, before it reads.
     """
     entry = entries.getinfo(f"{name}.npy" if f"{name}.npy" in entries.namelist() else name)
     with entries.open(entry) as file:

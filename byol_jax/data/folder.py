@@ -1,4 +1,4 @@
-"""Images in folders, with or without a folder a class."""
+"""Images in folders, with or without one folder per class."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _BLOCK = 16384
 def open_folder(root: str, split: str, channels: int, seed: int) -> Source:
     """Open a folder of JPEG, PNG, WebP or BMP files, however nested, in sorted order.
 
-    Where it has train/ and test/, val/ or validation/ (the first of these), they are the parts;
-    otherwise a tenth is held out by content. Labels are the names of the first folders, where every
-    image is in one and there are two or more. Hidden files and folders are passed over.
+    If it has train/ and one of test/, val/ and validation/ (the first that exists), they are the
+    parts; otherwise a tenth is held out by content. If every image is in one of two or more
+    folders, these folders are the classes. Hidden files and folders are skipped.
 
     Args:
       root: the folder.
       split: "train" or "test".
       channels: 1 or 3.
-      seed: of the pick of the tenth. It reads up to 64 kB of every image: for 1.3 million of them
-        minutes, and as much again at every start; make a val/ folder to avoid it.
+      seed: of the choice of the tenth. Choosing reads up to 64 kB of every image, which takes
+        minutes for 1.3 million of them, at every start; a val/ folder avoids it.
 
     Raises:
-      ValueError: there is no such folder, or no image in it, or test classes are not in train.
+      ValueError: there is no such folder, or no image in it, or train lacks classes of test.
     """
     top = Path(root)
     if not root or not top.is_dir():
@@ -74,7 +74,7 @@ def open_folder(root: str, split: str, channels: int, seed: int) -> Source:
 def _may_be_read(base: Path, files: list[str]) -> np.ndarray:
     """Which files are plain and not too large, bool [N].
 
-    A pipe would never end, and TensorFlow takes memory for whatever size a file has.
+    Reading a pipe would never end, and TensorFlow takes as much memory as a file is large.
     """
 
     def fits(file: str) -> bool:
@@ -86,13 +86,13 @@ def _may_be_read(base: Path, files: list[str]) -> np.ndarray:
     def block(start: int) -> list[bool]:
         return [fits(file) for file in files[start : start + 1024]]
 
-    with ThreadPoolExecutor(8) as pool:  # over a network each look takes a while
+    with ThreadPoolExecutor(8) as pool:  # over a network each takes a while
         parts = pool.map(block, range(0, len(files), 1024))
         return np.array([ok for part in parts for ok in part], bool)
 
 
 def _images(base: Path) -> list[str]:
-    """Paths of the images under `base`, from there, sorted."""
+    """Paths of the images under `base`, relative to it, sorted."""
     found, other, seen = [], Counter[str](), set()
     for folder, names, files in os.walk(base, followlinks=True):
         real = os.path.realpath(folder)

@@ -1,15 +1,15 @@
 """Which example comes when: pure functions of (seed, epoch, position), in NumPy.
 
-Position counts the examples of the global data order read so far, in whole global batches. An epoch
-is `steps` batches, and what does not fill a batch is left out of that epoch.
+A position counts the examples of the global data order read so far, in whole global batches. An
+epoch is `steps` batches; what does not fill a batch is left out of that epoch.
 
-Data read by index: one permutation an epoch; global batch k is its rows [k B, (k + 1) B), and
+Data read by index: one permutation per epoch; global batch k is its rows [k B, (k + 1) B), and
 process p of P takes the rows [p B / P, (p + 1) B / P) of every batch, so that a global batch holds
 the same examples whatever P.
 
 Data read as a stream: process p keeps shards p, p + P, ...; they are permuted each epoch, read in
 groups of `GROUP`, round-robin within a group, and windows of `WINDOW` consecutive records are
-permuted. To resume, whole windows are skipped by counting, without reading them.
+permuted. To resume, whole windows are skipped without reading them.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from typing import NamedTuple
 import numpy as np
 
 GROUP = 16
-"""Shards read at the same time."""
+"""Shards that are read at the same time."""
 
 WINDOW = 4096
-"""Records permuted together; two windows of encoded images are in memory (0.9 GB of ImageNet)."""
+"""Records that are permuted together. Two windows of encoded images are in memory (0.9 GB of
+ImageNet)."""
 
-_ROWS, _SHARDS, _RECORDS = range(3)  # what a permutation is for
+_ROWS, _SHARDS, _RECORDS = range(3)  # what is permuted
 
 
 class Piece(NamedTuple):
-    """A stretch of one shard: `skip` records are passed over, then `take` are read."""
+    """Consecutive records of one shard: `skip` are skipped, then `take` are read."""
 
     shard: int
     skip: int
@@ -39,7 +40,7 @@ class Piece(NamedTuple):
 def epoch_permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     """The order of all n examples in one epoch, int64 [n].
 
-    It is NumPy's, so a NumPy that changed `Generator.permutation` would change it.
+    It comes from NumPy's `Generator.permutation`: if NumPy changed that, the order would change.
     """
     return _generator(seed, epoch, _ROWS).permutation(n)
 
@@ -53,7 +54,7 @@ def locate(position: int, batch_size: int, steps: int) -> tuple[int, int]:
       steps: batches in an epoch.
 
     Returns:
-      (epoch, batch): both from 0.
+      (epoch, batch), both from 0.
 
     Raises:
       ValueError: the position is not at the beginning of a batch.
@@ -113,7 +114,7 @@ def indices(
 
 
 def stream_steps(lengths: Sequence[int], batch_size: int, process_count: int = 1) -> int:
-    """Batches in an epoch of a stream: as many as the process with the fewest records fills.
+    """Batches per epoch of a stream: as many as the process with the fewest records can fill.
 
     Args:
       lengths: records in each shard.
@@ -135,7 +136,7 @@ def stream_groups(
     process_count: int = 1,
     skip: int = 0,
 ) -> list[list[Piece]]:
-    """What one process reads of a stream in an epoch, after its first `skip` records.
+    """What one process reads of a stream in one epoch, after its first `skip` records.
 
     Args:
       seed: of the run.
@@ -143,11 +144,11 @@ def stream_groups(
       lengths: records in each shard.
       process_index: p.
       process_count: P.
-      skip: records of this process's epoch to pass over.
+      skip: records of this process and epoch to skip.
 
     Returns:
-      Groups to read one after the other; within a group one record of each piece in turn, pieces
-      that have ended left out.
+      Groups to read one after the other. Within a group, one record of each piece is read in turn;
+      pieces that have ended are left out.
     """
     own = np.arange(process_index, len(lengths), process_count)
     own = own[_generator(seed, epoch, _SHARDS).permutation(len(own))]
@@ -169,7 +170,7 @@ def stream_groups(
 def window_permutation(
     seed: int, epoch: int, window: int, size: int, process_index: int = 0
 ) -> np.ndarray:
-    """The order within a window of `size` records of one process's epoch, int64 [size]."""
+    """The order within one window of `size` records of one process, int64 [size]."""
     return _generator(seed, epoch, _RECORDS, window, process_index).permutation(size)
 
 
@@ -190,7 +191,7 @@ def _round_robin(sizes: np.ndarray, taken: int) -> tuple[np.ndarray, int]:
 def _generator(
     seed: int, epoch: int, purpose: int, window: int = 0, process: int = 0
 ) -> np.random.Generator:
-    # Philox counts in its lowest word: the others name the stream of numbers.
+    # Philox counts in the lowest word of its counter; the others choose the stream of numbers.
     key = np.array([seed % 2**64, epoch], np.uint64)
     counter = np.array([0, purpose, window, process], np.uint64)
     return np.random.Generator(np.random.Philox(counter=counter, key=key))

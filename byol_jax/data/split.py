@@ -10,14 +10,15 @@ import numpy as np
 def held_out(contents: list[bytes], seed: int) -> np.ndarray:
     """Pick about a tenth, equal contents together.
 
-    The pick depends on each content alone: images that are added later move no other.
+    Whether an example is held out depends on its content alone: images that are added later do not
+    move others.
 
     Args:
       contents: what identifies each example.
-      seed: of the pick.
+      seed: of the choice.
 
     Returns:
-      bool [N], True for what is held out.
+      bool [N], True for those that are held out.
     """
     salt = int(seed).to_bytes(16, "little", signed=True)
     digests = [hashlib.blake2b(c, digest_size=8, key=salt).digest() for c in contents]

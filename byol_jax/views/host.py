@@ -113,8 +113,8 @@ def crop_resize(image: Tensor, window: Window, size: int, dtype: Any = tf.float3
     """
     top, left, height, width = window
     cut = image[top : top + height, left : left + width][None]
-    # NOTE: the kernel rounds a sample's place to 1/1024 px (in exchange it takes a quarter of the
-    # time of the exact one, ScaleAndTranslate): up to 5e-4 times the slope of the image a pixel.
+    # NOTE: the kernel rounds sampling positions to 1/1024 px, an error of up to 5e-4 times the
+    # image's slope per pixel; the exact one, ScaleAndTranslate, takes four times as long.
     crop = tf.raw_ops.ResizeBicubic(images=cut, size=[size, size], half_pixel_centers=True)[0]
     if dtype == tf.uint8:
         return tf.cast(tf.clip_by_value(crop + 0.5, 0.0, 255.5), tf.uint8)
@@ -211,7 +211,7 @@ def eval_window(spec: EvalSpec, height: Tensor, width: Tensor) -> Window:
 
 
 def eval_view(image: Tensor, spec: EvalSpec, window: Window | None = None) -> Tensor:
-    """The centre of one image, as `EvalSpec` says.
+    """The centre of one image, as in `EvalSpec`.
 
     Args:
       image: [H, W, C], uint8 0..255 or float 0..1.
@@ -224,7 +224,7 @@ def eval_view(image: Tensor, spec: EvalSpec, window: Window | None = None) -> Te
     shape = tf.shape(image)
     window = window or eval_window(spec, shape[0], shape[1])
     crop = crop_resize(image, window, spec.size)
-    # By whole rows: to broadcast three numbers over the last axis takes twice the time.
+    # By whole rows: broadcasting three numbers over the last axis takes twice as long.
     rows = tf.reshape(crop, [spec.size, -1])
     rows = _normalise(rows, spec.mean * spec.size, spec.std * spec.size, [-1])
     return tf.reshape(rows, [spec.size, spec.size, len(spec.mean)])

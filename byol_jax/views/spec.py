@@ -46,10 +46,11 @@ GREY = (0.2989, 0.587, 0.114)
 class ViewSpec:
     """One view, in the order in which its operations are applied.
 
-    Crop: area fraction U(area), aspect ratio r (width / height) log-uniform in `aspect`, one shot:
-    sides rounded, clipped to the image, place uniform (top = floor(u (H - h + 1))); resized to
-    `size` by bicubic interpolation (Keys, a = -0.5, half-pixel centres, no antialiasing, weights
-    renormalised at the border of the window), clipped to [0, 1].
+    Crop: area fraction U(area), aspect ratio r (width / height) log-uniform in `aspect`, drawn once
+    (not until it fits): sides rounded and clipped to the image, position uniform
+    (top = floor(u (H - h + 1))); resized to `size` by bicubic interpolation (Keys, a = -0.5,
+    half-pixel centres, no antialiasing, weights renormalised at the border of the window), clipped
+    to [0, 1].
     With `rotate` or `shift` set (small scans), crop, rotation and shift are instead one affine
     resampling, bilinear, zero outside: the window has real sides h = min(H, sqrt(a H W / r)) and
     w = min(W, sqrt(a H W r)) at top = u (H - h), left = u (W - w); it is turned by t about its
@@ -123,12 +124,12 @@ class ViewSpec:
 
 @dataclasses.dataclass(frozen=True)
 class EvalSpec:
-    """The view an encoder is judged on: the centre of the image.
+    """The view that an encoder is evaluated on: the centre of the image.
 
     The central square of round(shorter side * size / resize) px, at floor((side - square) / 2) of
-    either side, is resized to `size` as a crop of `ViewSpec` is, then (x - mean) / std. Pixels of
-    an image that has the right size already are kept. It is the "resize, then centre crop" of the
-    field to within a pixel, at the cost of one crop.
+    either side, is resized to `size` as a crop of `ViewSpec` is, then (x - mean) / std. An image
+    that has the right size already keeps its pixels. This is the usual "resize, then centre crop"
+    to within a pixel, at the cost of one crop.
 
     Reference: google-deepmind/deepmind-research:byol/utils/dataset.py (_decode_and_center_crop).
     """
@@ -149,7 +150,7 @@ class EvalSpec:
         return len(self.mean)
 
 
-# Beyond these a factor would turn negative, or the hue would pass a full turn.
+# Beyond these a factor would become negative, or the hue would pass a full turn.
 _MOST = {
     "brightness": 1.0,
     "contrast": 1.0,
@@ -178,12 +179,12 @@ Recipe = Mapping[str, tuple[ViewSpec, ...]]
 """Groups of views by name. Every group becomes one array of the batch under that name, so all views
 of a group have one size. "views" comes first; multi-crop adds "local"."""
 
-# Keys of a batch that are no views.
-_RESERVED = ("image", "images", "row", "index", "label", "mask", "target", "ok", "u")
+# Other keys of a batch.
+_RESERVED = ("image", "images", "row", "index", "label", "mask", "target", "count", "ok", "u")
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Refuse what is no recipe.
+    """Refuse a recipe that cannot become a batch.
 
     Raises:
       ValueError: there is no group "views" or it is not the first, a group is empty or of several

@@ -52,13 +52,6 @@ def spoilt():
     return good, bad, must, chosen | {40 + i for i in range(len(damage.RECORD_FAULTS))}
 
 
-# How each form is read. Views of records are made as those of encoded images in memory are, and
-# what is resident is read as an evaluation is.
-WAYS = {
-    "stream": ("evaluation", "views on the device"),
-    "decoded": damage.WAYS,
-    "encoded": damage.WAYS,
-}
 FORMS = {
     "stream": lambda stream: stream,
     "decoded": lambda stream: damage.in_memory(stream, (SIDE, SIDE, 3)),
@@ -74,7 +67,7 @@ def test_damaged_records_keep_their_place(spoilt, form, tmp_path):
     with the label's check left out of `parse`.
     """
     good, bad, must, chosen = spoilt
-    read = partial(damage.read, size=SIDE, batch=20, ways=WAYS[form])
+    read = partial(damage.read, size=SIDE, batch=20)
     before = read(FORMS[form](damage.write_shards(tmp_path / "a", good, 10)))
     source = FORMS[form](damage.write_shards(tmp_path / "b", bad, 10))
     masked = damage.compare(source, before, read(source), chosen)
@@ -111,8 +104,7 @@ def test_damaged_files_keep_their_place(tmp_path):
     for at, fault in enumerate(names):
         bad[f"{2 * at:02}.jpg"] = damage.FILE_FAULTS[fault]
     links = {2 * i for i in range(len(names))}
-    # How views of files are made on the host does not differ from those of records in memory.
-    read = partial(damage.read, size=SIDE, batch=20, ways=("evaluation", "views on the device"))
+    read = partial(damage.read, size=SIDE, batch=20)
     before = read(damage.write_folder(tmp_path / "a", files))
     source = damage.write_folder(tmp_path / "b", bad)
     (tmp_path / "b" / "train" / "zz.jpg").mkdir()  # a folder is no image

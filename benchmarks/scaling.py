@@ -8,6 +8,9 @@ it to the file after each. Without it only the tables are printed and the plot i
 
 A point of weak scaling that was not compiled is derived: the program of a device depends on its
 share of the batch alone, but for the number of devices in its collectives, whose time is a formula.
+
+Strong scaling has two more columns: batch norm over groups of 64 and of 128 rows (`byol.bn_groups`)
+in place of the whole batch.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from absl import app, flags
 from matplotlib import pyplot as plt
 
 from byol_jax.preflight import network
-from byol_jax.preflight.hardware import DEVICES, Topology, sides_of, slice_devices
+from byol_jax.preflight.hardware import KINDS, Topology, sides_of, slice_devices
 
 ENCODERS = {
     "R50": ("resnet50 x1", {}),
@@ -35,9 +38,11 @@ ENCODERS = {
 STRONG = ("8x8", "8x16", "16x16", "16x32", "32x32", "32x64")  # 128 to 4,096 cores
 WEAK = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")  # 8 to 512 cores
 BATCH = 4096  # of strong scaling
-A_DEVICE = {"R50": 32, "R200x2": 8}  # of weak scaling: the batch of 4,096 on 128 and 512 cores
+PER_CORE = {"R50": 32, "R200x2": 8}  # of weak scaling: the batch of 4,096 on 128 and 512 cores
 TO_COMPILE = {"strong": STRONG, "weak": ("2x2", "16x16")}
 CONFIG = "configs/byol_imagenet_r50.py:1000"
+ROWS = (64, 128)  # of a group for batch norm
+GROUPED = {"R50": STRONG, "R200x2": ("16x16",)}  # strong scaling with groups: compiled there
 
 Figures = dict[str, Any]
 
@@ -45,27 +50,32 @@ Figures = dict[str, Any]
 def topology_of(shape: str) -> Topology:
     """A slice of v3 as the network's formula needs it, without libtpu."""
     devices = [None] * slice_devices("v3", shape)
-    return Topology(f"v3:{shape}", DEVICES["v3"], devices, len(devices) // 8, sides_of("v3", shape))
+    return Topology(f"v3:{shape}", KINDS["v3"], devices, len(devices) // 8, sides_of("v3", shape))
 
 
-def find(found: list[Figures], encoder: str, shape: str, batch: int) -> Figures | None:
-    """The figures of a point, where it was compiled."""
+def find(
+    found: list[Figures], encoder: str, shape: str, batch: int, rows: int = 0
+) -> Figures | None:
+    """The figures of a point, where it was compiled; rows of a group for batch norm, 0: all."""
     for f in found:
         same = (f["topology"], f["batch"]) == (f"v3:{shape}", batch)
+        same = same and f.get("bn_rows", 0) == rows
         if same and ENCODERS[encoder][0] in f["step"] and "remedies" not in f and not f.get("keys"):
             return f
     return None
 
 
 def point(found: list[Figures], encoder: str, shape: str, batch: int) -> Figures | None:
-    """The figures of a point: compiled, or derived of one with the same batch a device, or none."""
+    """The figures of a point: compiled, or derived of one with the same batch per device, or none."""
     exact = find(found, encoder, shape, batch)
     if exact is not None:
         return exact | {"how": "compiled"}
     where = topology_of(shape)
     for f in found:
         alike = (
-            f["batch_per_device"] * len(where.devices) == batch and f["fits"] and not f.get("keys")
+            f["batch_per_device"] * len(where.devices) == batch
+            and f["fits"]
+            and not (f.get("keys") or f.get("bn_rows"))
         )
         if alike and ENCODERS[encoder][0] in f["step"]:
             ms = 0.0
@@ -84,21 +94,25 @@ def point(found: list[Figures], encoder: str, shape: str, batch: int) -> Figures
 
 def compile_missing(file: Path, found: list[Figures]) -> None:
     """Compile the points that the file lacks, and add each to it."""
-    wanted = [(e, s, BATCH) for e in ENCODERS for s in TO_COMPILE["strong"]]
+    wanted = [(e, s, BATCH, 0) for e in ENCODERS for s in TO_COMPILE["strong"]]
     wanted += [
-        (e, s, A_DEVICE[e] * slice_devices("v3", s)) for e in ENCODERS for s in TO_COMPILE["weak"]
+        (e, s, PER_CORE[e] * slice_devices("v3", s), 0)
+        for e in ENCODERS
+        for s in TO_COMPILE["weak"]
     ]
-    for encoder, shape, batch in wanted:
-        if find(found, encoder, shape, batch) is not None:
+    wanted += [(e, s, BATCH, rows) for e in ENCODERS for s in GROUPED[e] for rows in ROWS]
+    for encoder, shape, batch, rows in wanted:
+        if find(found, encoder, shape, batch, rows) is not None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "figures.json"
             command = [sys.executable, "-m", "byol_jax.preflight", "--config", CONFIG]
             command += ["--topology", f"v3:{shape}", "--json", str(out), "--tries=0"]
             keys = {"batch_size": batch, "views.placement": "device", **ENCODERS[encoder][1]}
+            keys |= {"byol.bn_groups": batch // rows} if rows else {}
             command += [f"--config.{k}={v}" for k, v in keys.items()]
             subprocess.run(command, check=True)
-            found.append(json.loads(out.read_text())[0] | {"keys": {}})
+            found.append(json.loads(out.read_text())[0] | {"keys": {}, "bn_rows": rows})
         file.write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -108,18 +122,20 @@ def table(found: list[Figures], encoder: str, kind: str) -> list[Figures]:
     heads: tuple[str, ...] = (
         "v3 slice",
         "cores",
-        "a core",
+        "per core",
         "GiB",
         "schedule ms",
         "network ms",
         "step ms",
     )
     heads = (*heads, "pairs/s", "efficiency", "hours of 1000 epochs", "")
+    if kind == "strong":
+        heads = (*heads, *(f"step ms, groups of {rows}" for rows in ROWS))
     print(f"\n{encoder}, {kind} scaling\n\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     points: list[Figures] = []
     for shape in shapes:
         cores = slice_devices("v3", shape)
-        batch = BATCH if kind == "strong" else A_DEVICE[encoder] * cores
+        batch = BATCH if kind == "strong" else PER_CORE[encoder] * cores
         f = point(found, encoder, shape, batch)
         share = f"{batch / cores:g}"
         if f is None or f["modelled_ms"] is None:
@@ -134,8 +150,19 @@ def table(found: list[Figures], encoder: str, kind: str) -> list[Figures]:
         cells = [shape, f"{cores:,}", share, f"{f['hbm_gib']:.2f}"]
         cells += [f"{f['ms']['schedule']:.1f}", f"{f['ms']['network']:.1f}"]
         cells += [f"{f['modelled_ms']:.1f}", f"{f['pairs_per_s']:,.0f}", f"{efficiency:.0%}"]
-        print(f"| {' | '.join(cells)} | {hours:.1f} | {f['how']} |")
+        cells += [f"{hours:.1f}", f["how"]]
+        if kind == "strong":
+            cells += [_grouped(found, encoder, shape, batch, rows) for rows in ROWS]
+        print(f"| {' | '.join(cells)} |")
     return points
+
+
+def _grouped(found: list[Figures], encoder: str, shape: str, batch: int, rows: int) -> str:
+    """Time of a step with batch norm over groups of so many rows, and its network's part."""
+    f = find(found, encoder, shape, batch, rows)
+    if f is None or f["modelled_ms"] is None:
+        return "not compiled"
+    return f"{f['modelled_ms']:.1f} ({f['ms']['network']:.1f})"
 
 
 def plot(found: dict[tuple[str, str], list[Figures]], file: Path) -> None:
@@ -156,13 +183,13 @@ def plot(found: dict[tuple[str, str], list[Figures]], file: Path) -> None:
         if weak:
             x = [f["devices"] for f in weak]
             share = [100 * weak[0]["modelled_ms"] / f["modelled_ms"] for f in weak]
-            label = f"{encoder}, {A_DEVICE[encoder]} images a core"
+            label = f"{encoder}, {PER_CORE[encoder]} images per core"
             right.plot(x, share, "-", color=colour, label=label)
             for n, y, f in zip(x, share, weak, strict=True):
                 face = colour if f["how"] == "compiled" else "white"
                 right.plot(n, y, shape, color=colour, markerfacecolor=face)
-    left.set(yscale="log", ylabel="ms a step, modelled", title=f"Strong scaling, batch {BATCH:,}")
-    right.set(ylim=(0, 105), ylabel="% of the rate a core on 8 cores", title="Weak scaling")
+    left.set(yscale="log", ylabel="ms per step, modelled", title=f"Strong scaling, batch {BATCH:,}")
+    right.set(ylim=(0, 105), ylabel="% of the rate per core on 8 cores", title="Weak scaling")
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         axes.set_xlabel("TPU v3 cores")

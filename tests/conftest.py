@@ -77,7 +77,7 @@ class _Mini(nn.Module):
 def mini_encoder(dtype="float64"):
     """Two convolutions behind the encoder contract, 16 features: it compiles in a second."""
     module = _Mini(ConvSpec("torch", jnp.dtype(dtype), jnp.dtype(dtype)))
-    return models._wrap(module, 16, 3, jnp.dtype(dtype), {"name": "mini"})
+    return models._wrap(module, 16, 3, jnp.dtype(dtype), {"name": "mini", "dtype": dtype})
 
 
 def filled(shapes, seed=0):

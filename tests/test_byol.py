@@ -9,15 +9,18 @@ import pytest
 from conftest import compiled, first_devices, make_batch, mini_encoder, named, start_state
 
 from byol_jax import losses, optim
-from byol_jax.build.experiment import build_method
-from byol_jax.config import default_config
+from byol_jax.config import default_config, resolve
+from byol_jax.core import starting_from
+from byol_jax.experiment.methods import Facts, Parts, build_method
 from byol_jax.mesh import put_batch
 from byol_jax.methods.byol import byol
 from byol_jax.methods.probe import with_probe
 from byol_jax.models import heads
+from byol_jax.models.network import network
 from byol_jax.train_step import jit_step, make_train_step
 
-KEY = jax.random.key(1)
+KEY, STEP_0 = jax.random.key(1), jnp.int32(0)
+CLASSIFIER = heads.linear(3, dtype=jnp.float64)
 pytestmark = pytest.mark.usefixtures("x64")
 
 
@@ -86,7 +89,7 @@ def loss_numpy(params, extra, batch):
 def make(predictor=True, **options):
     mlp = heads.mlp((12, 8), dtype=jnp.float64, param_dtype=jnp.float64)
     options = {"tau": optim.cosine_tau(0.9, 20)} | options
-    return byol(mini_encoder(), mlp, mlp if predictor else None, **options)
+    return byol(network(mini_encoder(), mlp), mlp if predictor else None, **options)
 
 
 def off_centre(tree, seed=5):
@@ -108,7 +111,7 @@ def setting():
 def loss_and_gradient():
     method, params, extra, batch = setting()
     grad = jax.jit(jax.value_and_grad(method.loss, (0, 1), has_aux=True))
-    args = (params, extra, batch, KEY)
+    args = (params, extra, batch, KEY, STEP_0)
     return compiled(grad, *args)(*args)
 
 
@@ -215,9 +218,9 @@ def probed(labels, seed=0):
     random = np.random.RandomState(seed)
     probe = {"kernel": random.randn(16, 3), "bias": random.randn(3)}
     batch = {**batch, "label": np.asarray(labels, np.int32)}
-    args = ({**params, "probe": probe}, extra, batch, KEY)
+    args = ({**params, "probe": probe}, extra, batch, KEY, STEP_0)
     if not PROBED:
-        grad = jax.jit(jax.value_and_grad(with_probe(method, 3, 16).loss, has_aux=True))
+        grad = jax.jit(jax.value_and_grad(with_probe(method, CLASSIFIER, 16).loss, has_aux=True))
         PROBED.append(compiled(grad, *args))
     (value, aux), grads = PROBED[0](*args)
     return value, aux, grads, probe
@@ -266,7 +269,7 @@ def test_the_probe_counts_known_and_unmasked_rows_of_view_1(labels):
 def test_the_probe_learns():
     """Fails if the probe's gradient is lost on the way to its parameters."""
     method, optimizer, batch = (
-        with_probe(make(), 3, 16),
+        with_probe(make(), CLASSIFIER, 16),
         optim.sgd(optim.constant(0.1)),
         make_batch(8),
     )
@@ -284,46 +287,49 @@ def test_the_probe_learns():
 # --- the forms between BYOL and SimCLR, by their config -----------------------------------------
 
 
-def configured(**values):
+def method_of(name, **values):
+    """The method of a config with these keys, on the mini encoder."""
     config = default_config()
-    config.encoder.dtype = "float64"
-    config.method.update({"hidden": 24, "out": 8, "probe": False, "temperature": 0.5} | values)
-    method = build_method(config, mini_encoder(), 0, 20)
-    batch = make_batch(6)
+    config.method.name, config.method.probe, config.encoder.dtype = name, False, "float64"
+    config[name].update({"hidden": 24, "out": 8} | values)
+    parts = Parts(mini_encoder(), lambda module: module)
+    return build_method(resolve(config), parts, Facts(6, 0, 20, 1))
+
+
+def configured(name, **values):
+    method, batch = method_of(name, **values), make_batch(6)
     state = start_state(method, optim.sgd(optim.constant(0.1)), batch)
     params, extra = off_centre(state.params), off_centre(state.extra)
-    grad = jax.jit(jax.value_and_grad(lambda p: method.loss(p, extra, batch, KEY)[0]))
+    grad = jax.jit(jax.value_and_grad(lambda p: method.loss(p, extra, batch, KEY, STEP_0)[0]))
     return params, extra, batch, *compiled(grad, params)(params)
 
 
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-
-@pytest.mark.parametrize("target", [True, False])
+@pytest.mark.parametrize("name", ["byol", "siamese"])
 @pytest.mark.parametrize("predictor", [True, False])
 @pytest.mark.parametrize("beta", [0.0, 1.0])
-def test_ablation_rows_by_config(target, predictor, beta):
+def test_ablation_rows_by_config(name, predictor, beta):
     """Fails if a key of the ablation is ignored: its parts and its loss, from the config."""
-    params, extra, batch, value, _ = configured(target=target, predictor=predictor, beta=beta)
-    assert ("target" in extra) == target
+    keys = {"predictor": predictor, "beta": beta, "temperature": 0.5}
+    params, extra, batch, value, _ = configured(name, **keys)
+    assert ("target" in extra) == (name == "byol")
     assert ("predictor" in params) == predictor
     q, _ = passes(params, extra["stats"], batch["views"])
     source = {k: v for k, v in params.items() if k != "predictor"}
-    if target:
+    if name == "byol":
         z, _ = passes(extra["target"]["params"], extra["target"]["stats"], batch["views"])
     else:
         z, _ = passes(source, extra["stats"], batch["views"])
     q, z = (np.stack(x, 1) for x in (q, z))
-    expected = losses.info_nce(q, z, 0.5, beta, batch["mask"]).mean()
+    options = {"beta": beta, "temperature": 0.5}
+    expected = losses.regression_with_negatives(q, z, batch["mask"], **options).mean()
     np.testing.assert_allclose(value, expected, rtol=1e-11)
 
 
 def test_stop_gradient_matters_without_a_target():
     """Fails if the key is ignored: SimSiam's gradient would be SimCLR's."""
-    options = {"target": False, "predictor": False, "beta": 1.0}
-    with_stop = configured(stop_gradient=True, **options)
-    without = configured(stop_gradient=False, **options)
+    options = {"predictor": False, "beta": 1.0, "temperature": 0.5}
+    with_stop = configured("siamese", stop_gradient=True, **options)
+    without = configured("siamese", stop_gradient=False, **options)
     np.testing.assert_allclose(with_stop[3], without[3], rtol=1e-14)
     a, b = (named(x[4])["projector/fc2/kernel"] for x in (with_stop, without))
     assert np.abs(a - b).max() > 1e-3
@@ -331,13 +337,47 @@ def test_stop_gradient_matters_without_a_target():
 
 def test_a_constant_tau_of_1_keeps_a_random_target():
     """Fails if the schedule's key is ignored."""
-    config = default_config()
-    config.encoder.dtype = "float64"
-    config.method.update(tau_schedule="constant", tau=1.0, hidden=12, out=8)
-    method = build_method(config, mini_encoder(), 0, 20)
+    method = method_of("byol", tau_schedule="constant", tau=1.0, hidden=12)
     _, params, extra, _ = setting()
     for step in (0, 19):
         moved, metrics = method.after_update(params, extra, jnp.int32(step))
         assert metrics["target/tau"] == 1
         for k, x in named(moved["target"]).items():
             np.testing.assert_array_equal(x, named(extra["target"])[k])
+
+
+def test_groups_and_joint_statistics_by_config():
+    """Fails if `bn` or `bn_groups` is read by the encoder and not by the heads, or by neither."""
+    found = {}
+    for key in ({}, {"bn": "joint"}, {"bn_groups": 2}, {"bn": "joint", "bn_groups": 2}):
+        *_, value, _ = configured("byol", **key)
+        found[str(key)] = float(value)
+    assert len(set(found.values())) == 4, found
+
+
+def test_a_given_encoder_starts_online_and_target_alike():
+    """Fails if `starting_from` reaches one of the two networks only, or the heads too."""
+    images = jax.ShapeDtypeStruct((1, 1, 8, 8, 3), np.float64)
+    params, stats = off_centre(
+        start_values(jax.eval_shape(mini_encoder().init, KEY, images)), seed=7
+    )
+    encoder = starting_from(mini_encoder(), params, stats)
+    mlp = heads.mlp((12, 8), dtype=jnp.float64, param_dtype=jnp.float64)
+    found, extra = byol(network(encoder, mlp), mlp, tau=optim.constant(0.9)).init(
+        KEY, make_batch(2)
+    )
+    target = extra["target"]
+    for tree in (found["encoder"], target["params"]["encoder"]):
+        assert same(tree, params)
+    for tree in (extra["stats"]["encoder"], target["stats"]["encoder"]):
+        assert same(tree, stats)
+    assert not same(found["projector"], target["params"]["projector"])
+
+
+def start_values(shapes):
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
+def same(a, b):
+    a, b = named(a), named(b)
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)

@@ -18,14 +18,17 @@ from conftest import (
     start_state,
 )
 
-from byol_jax import models, optim
+from byol_jax import losses, models, optim
 from byol_jax.checkpoint import Checkpoints
+from byol_jax.core import starting_from
 from byol_jax.mesh import put_batch, replicated
 from byol_jax.methods.byol import byol
 from byol_jax.methods.probe import with_probe
+from byol_jax.methods.siamese import siamese
 from byol_jax.methods.simclr import simclr
 from byol_jax.methods.supervised import supervised
 from byol_jax.models import heads
+from byol_jax.models.network import network
 from byol_jax.train_step import jit_step, make_train_step
 
 STEPS, CLASSES = 20, 3
@@ -35,19 +38,38 @@ def make_head(dtype, widths=(12, 8), **options):
     return heads.mlp(widths, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype), **options)
 
 
-def byol_of(dtype, predictor=True, **options):
-    head = make_head(dtype)
+def probed(method, dtype):
+    return with_probe(method, heads.linear(CLASSES, dtype=jnp.dtype(dtype)), 16)
+
+
+def byol_of(dtype, wrap=lambda module: module, **options):
+    head = wrap(make_head(dtype))
     options = {"tau": optim.cosine_tau(0.9, STEPS)} | options
-    return byol(mini_encoder(dtype), head, head if predictor else None, **options)
+    return byol(network(wrap(mini_encoder(dtype)), head), head, **options)
+
+
+def siamese_of(dtype, predictor=True, **options):
+    head = make_head(dtype)
+    return siamese(network(mini_encoder(dtype), head), head if predictor else None, **options)
 
 
 def simclr_of(dtype, layers):
     head = make_head(dtype, (12,) * layers + (8,), hidden_bias=False, norm_last=True)
-    return simclr(models.joint(mini_encoder(dtype)), heads.joint(head), temperature=0.5)
+    net = network(models.joint(mini_encoder(dtype)), models.joint(head))
+    return simclr(net, temperature=0.5)
 
 
 def supervised_of(dtype, **options):
     return supervised(mini_encoder(dtype), CLASSES, **options)
+
+
+def frozen_of(dtype):
+    encoder = starting_from(mini_encoder(dtype), *encoder_start(dtype))
+    return supervised(encoder, CLASSES, frozen=True, lr_factors=(1.0, 0.5))
+
+
+def with_negatives(beta, temperature):
+    return functools.partial(losses.regression_with_negatives, beta=beta, temperature=temperature)
 
 
 @functools.cache
@@ -59,18 +81,18 @@ def encoder_start(dtype):
 
 METHODS = {
     "byol": byol_of,
-    "byol probed": lambda dtype: with_probe(byol_of(dtype), CLASSES, 16),
-    "byol, no target": lambda dtype: byol_of(dtype, tau=None),
-    "byol, SimCLR's form": lambda dtype: byol_of(
-        dtype, predictor=False, tau=None, beta=1.0, temperature=0.5, stop_gradient=False
-    ),
+    "byol probed": lambda dtype: probed(byol_of(dtype), dtype),
     "byol, fixed target": lambda dtype: byol_of(dtype, tau=optim.constant(1.0)),
-    "simclr v1": lambda dtype: simclr_of(dtype, 1),
-    "simclr v2 probed": lambda dtype: with_probe(simclr_of(dtype, 2), CLASSES, 16),
-    "supervised": supervised_of,
-    "supervised, frozen": lambda dtype: supervised_of(
-        dtype, frozen=True, start=encoder_start(dtype), lr_factors=(1.0, 0.5)
+    "byol, with negatives": lambda dtype: byol_of(dtype, objective=with_negatives(0.5, 0.5)),
+    "byol, groups": lambda dtype: byol_of(dtype, lambda module: models.grouped(module, 2)),
+    "siamese": siamese_of,
+    "siamese, SimCLR's form": lambda dtype: siamese_of(
+        dtype, predictor=False, objective=with_negatives(1.0, 0.5), stop_gradient=False
     ),
+    "simclr v1": lambda dtype: simclr_of(dtype, 1),
+    "simclr v2 probed": lambda dtype: probed(simclr_of(dtype, 2), dtype),
+    "supervised": supervised_of,
+    "supervised, frozen": frozen_of,
 }
 # LARS at BYOL's own rate for 100 epochs, SGD as in fine-tuning.
 OPTIMIZERS = {name: lambda: optim.sgd(optim.constant(0.1)) for name in METHODS}
@@ -87,10 +109,14 @@ class Run(NamedTuple):
     method: Any
 
 
+def batch_for(method, dtype="float64"):
+    return make_batch(8, dtype, views=method.takes["views"])
+
+
 @functools.cache
 def trained(name, devices=1, dtype="float64", steps=STEPS):
     method, optimizer = METHODS[name](dtype), OPTIMIZERS[name]()
-    batch, mesh = make_batch(8, dtype), first_devices(devices)
+    batch, mesh = batch_for(method, dtype), first_devices(devices)
     state = start_state(method, optimizer, batch, devices)
     states, losses, batch = {0: named(state)}, [], put_batch(batch, mesh)
     step = jit_step(make_train_step(method, optimizer), mesh)
@@ -159,19 +185,16 @@ def types(tree):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_state_keeps_its_types(x64, name):
     """Fails if a dtype, a shape or a weak type changes in a step: every call would compile."""
-    batch, optimizer = make_batch(8), OPTIMIZERS[name]()
-    before = start_state(METHODS[name]("float64"), optimizer, batch)
+    method, optimizer = METHODS[name]("float64"), OPTIMIZERS[name]()
+    before = start_state(method, optimizer, batch_for(method))
     assert types(trained(name).state) == types(before)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_float32_stays_float32_where_float64_is_enabled(x64, name):
     """Fails if a schedule's value, or a constant, drags a part of the state along to float64."""
-    method, optimizer, batch = (
-        METHODS[name]("float32"),
-        OPTIMIZERS[name](),
-        make_batch(8, "float32"),
-    )
+    method, optimizer = METHODS[name]("float32"), OPTIMIZERS[name]()
+    batch = batch_for(method, "float32")
     before = start_state(method, optimizer, batch)
     after, _ = jax.eval_shape(make_train_step(method, optimizer), before, batch, jax.random.key(0))
     dtypes = (jax.tree.map(lambda x: x.dtype, state) for state in (before, after))
@@ -201,7 +224,8 @@ def test_one_device_is_four_devices(x64, name):
 # One of every kind of loss and network; each is a compilation.
 IN_FLOAT32 = (
     "byol probed",
-    "byol, SimCLR's form",
+    "byol, groups",
+    "siamese, SimCLR's form",
     "simclr v2 probed",
     "supervised",
     "supervised, frozen",
@@ -252,6 +276,22 @@ def test_the_online_encoder_is_found(x64, name):
         probe = run.state.params["probe"]
         logits = np.asarray(h) @ np.asarray(probe["kernel"]) + np.asarray(probe["bias"])
         np.testing.assert_allclose(found["probe"], logits, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_says_what_it_takes(x64, name):
+    """Fails if a loss reads another number of views than its method says, or none at all."""
+    method = METHODS[name]("float64")
+    assert set(method.takes) == {"views"}
+    count = method.takes["views"]
+    params, extra = jax.eval_shape(method.init, jax.random.key(0), make_batch(8, views=count))
+    args = (jax.random.key(0), jnp.int32(0))
+    jax.eval_shape(method.loss, params, extra, make_batch(8, views=count), *args)
+    if count == 1:
+        return
+    for other in (1, 3):
+        with pytest.raises(ValueError, match=rf"compares 2 views; got .* \(8, {other}, 8\)"):
+            jax.eval_shape(method.loss, params, extra, make_batch(8, views=other), *args)
 
 
 def test_a_state_is_arrays_only(x64):

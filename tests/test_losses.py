@@ -9,7 +9,7 @@ import pytest
 from conftest import first_devices
 
 from byol_jax import losses
-from byol_jax.mesh import replicated, rows
+from byol_jax.mesh import batch_sharding, replicated
 
 B, D, T = 5, 4, 0.3
 pytestmark = pytest.mark.usefixtures("x64")
@@ -42,6 +42,10 @@ def nt_xent_loops(z, mask, temperature=T):
     return np.array(result)
 
 
+def with_negatives(q, z, beta, mask, temperature=T):
+    return losses.regression_with_negatives(q, z, mask, beta=beta, temperature=temperature)
+
+
 def test_regression_is_the_summed_distance_of_unit_vectors():
     """Fails if the directions are averaged, a view predicts itself, or lengths matter."""
     q, z = embeddings(0), embeddings(1)
@@ -53,14 +57,14 @@ def test_regression_is_the_summed_distance_of_unit_vectors():
             a, b = a / math.sqrt(sum(a * a)), b / math.sqrt(sum(b * b))
             total += sum((a - b) ** 2)
         expected.append(total)
-    np.testing.assert_allclose(losses.regression(q, z), expected, rtol=1e-12)
+    np.testing.assert_allclose(losses.regression(q, z, np.ones(B)), expected, rtol=1e-12)
 
 
 def test_regression_spans_0_to_8():
     """Fails if the two directions are not summed."""
     z = embeddings(0)
-    np.testing.assert_allclose(losses.regression(z, 7 * z[:, ::-1]), 0, atol=1e-12)
-    np.testing.assert_allclose(losses.regression(z, -z[:, ::-1]), 8, rtol=1e-12)
+    np.testing.assert_allclose(losses.regression(z, 7 * z[:, ::-1], np.ones(B)), 0, atol=1e-12)
+    np.testing.assert_allclose(losses.regression(z, -z[:, ::-1], np.ones(B)), 8, rtol=1e-12)
 
 
 def test_normalize_of_zero_is_zero_with_a_finite_gradient():
@@ -77,21 +81,21 @@ def test_nt_xent_equals_the_loops():
     np.testing.assert_allclose(found, nt_xent_loops(z, np.ones(B)), rtol=1e-12)
 
 
-def test_info_nce_at_beta_0_is_regression():
+def test_negatives_at_beta_0_is_regression():
     """Fails if the constant or the sum over directions differs."""
     q, z = embeddings(0), embeddings(1)
-    found = losses.info_nce(q, z, T, 0.0, np.ones(B))
-    np.testing.assert_allclose(found, losses.regression(q, z), rtol=1e-12)
+    found = with_negatives(q, z, 0.0, np.ones(B))
+    np.testing.assert_allclose(found, losses.regression(q, z, np.ones(B)), rtol=1e-12)
 
 
-def test_info_nce_at_beta_1_with_one_network_is_nt_xent():
+def test_negatives_at_beta_1_with_one_network_is_nt_xent():
     """Fails if the partition lacks the factor 2 alpha."""
     z = embeddings(0)
-    found = losses.info_nce(z, z, T, 1.0, np.ones(B))
+    found = with_negatives(z, z, 1.0, np.ones(B))
     np.testing.assert_allclose(found, 4 + 4 * T * nt_xent_loops(z, np.ones(B)), rtol=1e-12)
 
 
-def test_info_nce_with_two_networks_equals_the_loops():
+def test_negatives_with_two_networks_equals_the_loops():
     """Fails if the negatives come from the online network."""
     q, z, beta = embeddings(0), embeddings(1), 0.7
     expected = []
@@ -103,14 +107,14 @@ def test_info_nce_with_two_networks_equals_the_loops():
             total += 2 - 2 * cosine(q[i, view], z[i, 1 - view])
             total += beta * 2 * T * math.log(partition)
         expected.append(total)
-    found = losses.info_nce(q, z, T, beta, np.ones(B))
+    found = with_negatives(q, z, beta, np.ones(B))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 LOSSES = {
-    "regression": lambda q, z, mask: losses.regression(q, z),
+    "regression": losses.regression,
     "nt_xent": lambda q, z, mask: losses.nt_xent(q, T, mask),
-    "info_nce": lambda q, z, mask: losses.info_nce(q, z, T, 1.0, mask),
+    "with negatives": lambda q, z, mask: with_negatives(q, z, 1.0, mask),
 }
 
 
@@ -144,7 +148,7 @@ def test_gradients_are_finite_where_hardly_a_row_counts(name, left):
     value, gradient = jax.jit(jax.value_and_grad(mean))(q)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
-    assert np.isfinite(losses.info_nce(q, z, 0.01, 1.0, mask)).all()
+    assert np.isfinite(with_negatives(q, z, 1.0, mask, 0.01)).all()
 
 
 def test_the_gradient_of_nt_xent_is_the_same_on_4_devices():
@@ -155,10 +159,10 @@ def test_the_gradient_of_nt_xent_is_the_same_on_4_devices():
         mesh = first_devices(n)
         grad = jax.jit(
             jax.grad(lambda z: losses.nt_xent(z, T, jnp.ones(8)).mean()),
-            in_shardings=rows(mesh),
+            in_shardings=batch_sharding(mesh),
             out_shardings=replicated(mesh),
         )
-        gradients.append(np.asarray(grad(jax.device_put(z, rows(mesh)))))
+        gradients.append(np.asarray(grad(jax.device_put(z, batch_sharding(mesh)))))
     np.testing.assert_allclose(*gradients, atol=1e-14)
     # And it is the derivative of the loops.
     step, shift = 1e-6, np.random.RandomState(2).randn(*z.shape)
@@ -176,31 +180,60 @@ def test_cross_entropy_and_its_unknown_labels():
 
 
 @pytest.mark.parametrize(("rows_", "dim"), [(40, 6), (6, 40)])
-def test_spread_equals_numpy(rows_, dim):
+def test_std_and_rank_equals_numpy(rows_, dim):
     """Fails if masked rows count, rows are not normalised, or a Gram matrix is wrong."""
     x = np.random.RandomState(0).randn(rows_, dim) * np.arange(1, dim + 1) + 0.5
     mask = (np.arange(rows_) % 3 > 0).astype(float)
     unit = x[mask > 0] / np.linalg.norm(x[mask > 0], axis=1, keepdims=True)
     eigenvalues = np.linalg.eigvalsh(np.cov(unit.T, bias=True))
-    std, rank = losses.spread(x, mask)
+    std, rank = losses.feature_std_and_rank(x, mask)
     np.testing.assert_allclose(std, unit.std(0).mean() * math.sqrt(dim), rtol=1e-12)
     np.testing.assert_allclose(rank, eigenvalues.sum() ** 2 / (eigenvalues**2).sum(), rtol=1e-10)
 
 
-def test_spread_tells_collapse_from_an_even_sphere():
+def test_std_and_rank_tells_collapse_from_an_even_sphere():
     """Fails if the std is not scaled by sqrt(D), or the mean is not taken off."""
     ones = np.ones(64)
-    std, _ = losses.spread(np.tile(np.arange(1.0, 9.0), (64, 1)), ones)
+    std, _ = losses.feature_std_and_rank(np.tile(np.arange(1.0, 9.0), (64, 1)), ones)
     assert std < 1e-7
-    std, rank = losses.spread(np.random.RandomState(0).randn(4000, 8), np.ones(4000))
+    std, rank = losses.feature_std_and_rank(np.random.RandomState(0).randn(4000, 8), np.ones(4000))
     assert abs(std - 1) < 0.01
     assert 7.8 < rank <= 8
 
 
 def test_half_precision_is_measured_in_float32():
-    """Fails if spread works in the dtype it is given."""
+    """Fails if it works in the dtype it is given."""
     x = jnp.asarray(np.random.RandomState(0).randn(40, 6), jnp.bfloat16)
-    expected = losses.spread(np.asarray(x, np.float64), np.ones(40))
-    std, rank = losses.spread(x, jnp.ones(40, jnp.float32))
+    expected = losses.feature_std_and_rank(np.asarray(x, np.float64), np.ones(40))
+    std, rank = losses.feature_std_and_rank(x, jnp.ones(40, jnp.float32))
     assert std.dtype == rank.dtype == jnp.float32
     np.testing.assert_allclose((std, rank), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_the_masked_covariance_is_that_of_the_rows_that_count(unbiased):
+    """Fails if masked rows count, the mean is not taken off, or the divisor is another."""
+    x, mask = np.random.RandomState(0).randn(9, 4) + 3, np.arange(9) % 3 > 0
+    expected = np.cov(x[mask].T, bias=not unbiased)
+    found = losses.masked_covariance(x, mask.astype(float), unbiased=unbiased)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_masked_logits_hide_a_key_from_every_anchor():
+    """Fails if rows are hidden in place of columns, or the temperature multiplies."""
+    a, k = np.random.RandomState(0).randn(2, 3), np.random.RandomState(1).randn(4, 3)
+    found = np.asarray(losses.masked_logits(a, k, 0.5, np.array([False, True, False, False])))
+    for i in range(2):
+        for j in range(4):
+            expected = -math.inf if j == 1 else 2 * sum(a[i] * k[j])
+            assert found[i, j] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("views", [1, 3, 4])
+def test_losses_refuse_other_numbers_of_views(views):
+    """Fails if a view is compared with itself: one view, or the middle one of three."""
+    z = np.ones((B, views, D))
+    for name, loss in LOSSES.items():
+        with pytest.raises(ValueError, match=rf"compares 2 views; got .*\(5, {views}, 4\)"):
+            loss(z, z, np.ones(B))
+        assert name

@@ -13,16 +13,18 @@ from byol_jax.mesh import put_batch
 from byol_jax.methods.byol import byol
 from byol_jax.methods.probe import with_probe
 from byol_jax.models import heads, make_encoder
+from byol_jax.models.network import network
 from byol_jax.train_step import init_state, jit_step, make_train_step
 
 KEY = jax.random.key(1)
 STEPS = 20
+CLASSIFIER = heads.linear(3, dtype=jnp.float64)
 
 
 def make(encoder=None, dtype="float64"):
     mlp = heads.mlp((12, 8), dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
     encoder = encoder or mini_encoder(dtype)
-    return byol(encoder, mlp, mlp, tau=optim.cosine_tau(0.9, STEPS))
+    return byol(network(encoder, mlp), mlp, tau=optim.cosine_tau(0.9, STEPS))
 
 
 def flip_or_not(batch, key):
@@ -33,7 +35,7 @@ def flip_or_not(batch, key):
 
 def test_eight_devices_are_one(x64):
     """Fails if anything is computed per device: 20 steps of BYOL at its own rate and decay."""
-    method = with_probe(make(make_encoder("tiny", width=0.25, dtype="float64")), 3, 32)
+    method = with_probe(make(make_encoder("tiny", width=0.25, dtype="float64")), CLASSIFIER, 32)
     optimizer = optim.lars(optim.warmup_cosine(0.45, 4, STEPS), weight_decay=1e-6)
     batch, found = make_batch(8), []
     batch["mask"][5] = 0
@@ -67,8 +69,8 @@ def test_micro_batches_are_the_mean_of_their_gradients(x64):
     for start in (0, 1):
         part = {k: v[start::2] for k, v in batch.items()}
         if not parts:
-            grad = compiled(grad, before.params, extra, part, KEY)
-        (loss, aux), grads = grad(before.params, extra, part, KEY)
+            grad = compiled(grad, before.params, extra, part, KEY, jnp.int32(1))
+        (loss, aux), grads = grad(before.params, extra, part, KEY, jnp.int32(1))
         extra = aux.extra
         parts.append((loss, grads))
     mean = jax.tree.map(lambda a, b: (a + b) / 2, parts[0][1], parts[1][1])

@@ -8,16 +8,18 @@ from conftest import compiled, make_batch, mini_encoder, named, start_state
 
 from byol_jax import mesh as meshes
 from byol_jax import optim
-from byol_jax.build.evaluation import build_evaluation
-from byol_jax.build.experiment import batch_shapes, build, start_from
 from byol_jax.checkpoint import Checkpoints
 from byol_jax.config import default_config
+from byol_jax.experiment.build import batch_shapes, build
+from byol_jax.experiment.evaluation import build_evaluation
+from byol_jax.mesh import gathered
 from byol_jax.methods.byol import byol
 from byol_jax.methods.probe import with_probe
 from byol_jax.models import heads
+from byol_jax.models.network import network
 from byol_jax.preflight import hlo
 from byol_jax.preflight.lower import lower, no_data
-from byol_jax.train_step import gathered, init_state, jit_step, jit_steps, make_train_step
+from byol_jax.train_step import init_state, jit_step, jit_steps, make_train_step
 
 KEY = jax.random.key(1)
 STEPS = 20
@@ -26,7 +28,7 @@ STEPS = 20
 @pytest.fixture(autouse=True)
 def small_arrays_too(monkeypatch):
     """Divide what these small networks have."""
-    monkeypatch.setattr(meshes, "DIVIDED_FROM", 4)
+    monkeypatch.setattr(meshes, "SHARD_FROM", 4)
 
 
 def divided(tree):
@@ -39,16 +41,21 @@ def divided(tree):
 def parts(fsdp, accumulate=1):
     """(mesh, step, state, batch) of BYOL with LARS and a probe, on eight devices."""
     mesh = meshes.make_mesh(fsdp=fsdp)
-    mlp = heads.mlp((32, 16), dtype=jnp.float64, param_dtype=jnp.float64)
-    method = byol(mini_encoder(), mlp, mlp, tau=optim.cosine_tau(0.9, STEPS))
-    method = with_probe(method, 3, 16)
-    if fsdp > 1:
-        method = gathered(method, mesh)
+    encoder, mlp, probe = (
+        module if fsdp == 1 else gathered(module, mesh)
+        for module in (
+            mini_encoder(),
+            heads.mlp((32, 16), dtype=jnp.float64, param_dtype=jnp.float64),
+            heads.linear(3, dtype=jnp.float64),
+        )
+    )
+    method = byol(network(encoder, mlp), mlp, tau=optim.cosine_tau(0.9, STEPS))
+    method = with_probe(method, probe, 16)
     optimizer = optim.lars(optim.warmup_cosine(0.45, 4, STEPS), weight_decay=1e-6)
     batch = make_batch(16)
     batch["mask"][5] = 0
     state = start_state(method, optimizer, batch, 8)
-    state = jax.device_put(state, meshes.divided(state, mesh))
+    state = jax.device_put(state, meshes.state_sharding(state, mesh))
     return mesh, make_train_step(method, optimizer, accumulate=accumulate), state, batch
 
 
@@ -111,9 +118,9 @@ def test_where_arrays_lie(monkeypatch):
         (): None,
     }
     tree = [jax.ShapeDtypeStruct(shape, np.float32) for shape in axes]
-    specs = [x.spec for x in meshes.divided(tree, meshes.make_mesh(fsdp=8))]
+    specs = [x.spec for x in meshes.state_sharding(tree, meshes.make_mesh(fsdp=8))]
     assert [spec.index("fsdp") if "fsdp" in spec else None for spec in specs] == [*axes.values()]
-    alone = meshes.divided(tree, meshes.make_mesh())
+    alone = meshes.state_sharding(tree, meshes.make_mesh())
     assert all(x.is_fully_replicated for x in alone)
 
 
@@ -135,7 +142,7 @@ def test_checkpoints_go_between_sizes(x64, tmp_path):
         meshes.make_mesh(),
         meshes.make_mesh(jax.devices()[:2], 2),
     ):
-        wanted = meshes.divided(state, mesh)
+        wanted = meshes.state_sharding(state, mesh)
         back = saved.restore(1, state, wanted)
         for k, value in named(state).items():
             np.testing.assert_array_equal(named(back)[k], value, err_msg=k)
@@ -147,22 +154,16 @@ def digits(fsdp=4):
     c = default_config()
     c.batch_size, c.image_size, c.data.name, c.views.recipe = 64, 8, "digits", "digits"
     c.encoder.name, c.encoder.width, c.encoder.dtype = "tiny", 0.25, "float32"
-    c.method.hidden, c.method.out, c.mesh.fsdp = 32, 16, fsdp
+    c.byol.hidden, c.byol.out, c.mesh.fsdp = 32, 16, fsdp
     return c
 
 
-def test_a_run_is_divided_from_its_start(quick, monkeypatch):
-    """Fails if `mesh.fsdp` is not read, by init, start or evaluation."""
+def test_a_run_is_divided_from_its_start(quick):
+    """Fails if `mesh.fsdp` is not read, by init or evaluation."""
     e = build(digits())
     state = init_state(e.method, e.optimizer, KEY, batch_shapes(e), e.mesh)
     assert any(k.startswith("params/encoder") for k in divided(state))
     assert any(k.startswith("extra/target") for k in divided(state))
-    weights = jax.tree.map(np.asarray, e.method.encoder(state.params, state.extra))
-    monkeypatch.setattr(
-        "byol_jax.build.experiment.read_encoder", lambda _: (e.encoder, *weights, None)
-    )
-    started = start_from(e, state)
-    assert divided(started) == divided(state)
     one = build(digits(1))
     whole = jax.device_put(state, meshes.replicated(one.mesh))
     found = [build_evaluation(x)(s, lambda: None) for x, s in ((e, state), (one, whole))]
@@ -174,14 +175,14 @@ def test_parameters_and_target_are_gathered_once(monkeypatch):
     """Fails if a step gathers anything twice, or something else than what its forward passes need:
     without `gathered` the compiler would move activations and gradients instead.
     """
-    monkeypatch.setattr(meshes, "DIVIDED_FROM", 64)  # no statistics
+    monkeypatch.setattr(meshes, "SHARD_FROM", 64)  # no statistics
     lowered = lower(digits(), no_data(digits(), 0, -1), jax.devices()).step
     e = build(digits())
     state = jax.eval_shape(
         lambda k: init_state(e.method, e.optimizer, k, batch_shapes(e), e.mesh), KEY
     )
     needed = (state.params, state.extra["target"]["params"])
-    lies = jax.tree.leaves(meshes.divided(needed, e.mesh))
+    lies = jax.tree.leaves(meshes.state_sharding(needed, e.mesh))
     pairs = zip(jax.tree.leaves(needed), lies, strict=True)
     expected = sum(4 * x.size for x, lie in pairs if not lie.is_fully_replicated)
     found = hlo.summary(hlo.collectives(lowered.compile().as_text(), 8))
@@ -197,7 +198,8 @@ def test_what_a_loss_hands_on_stays_divided():
     state = jax.eval_shape(
         lambda k: init_state(e.method, e.optimizer, k, batch_shapes(e), e.mesh), KEY
     )
-    loss = jax.make_jaxpr(e.method.loss)(state.params, state.extra, batch_shapes(e), KEY).jaxpr
+    args = (state.params, state.extra, batch_shapes(e), KEY, jnp.int32(0))
+    loss = jax.make_jaxpr(e.method.loss)(*args).jaxpr
     assert len(set(loss.outvars) & set(loss.invars)) == len(
         jax.tree.leaves(state.extra["target"]["params"])
     )

@@ -12,10 +12,10 @@ from conftest import compiled, filled, first_devices, mini_encoder, named
 from flax import linen as nn
 
 from byol_jax import models
-from byol_jax.mesh import replicated, rows
+from byol_jax.mesh import batch_sharding, replicated
 from byol_jax.models import heads, make_encoder, resnet
 from byol_jax.models.conv import compiling_for
-from byol_jax.models.norm import GroupBatchNorm
+from byol_jax.models.norm import GroupBatchNorm, Groups
 from byol_jax.models.resnet import Block, ConvSpec, ResNet
 
 KEY = jax.random.key(0)
@@ -194,15 +194,15 @@ def test_batch_norm_per_group_is_separate_passes(x64, devices, groups):
     stats = {"mean": random.randn(5), "var": random.rand(5) + 0.5}
     mesh = first_devices(devices)
 
-    @functools.partial(jax.jit, in_shardings=rows(mesh), out_shardings=replicated(mesh))
+    @functools.partial(jax.jit, in_shardings=batch_sharding(mesh), out_shardings=replicated(mesh))
     def ours(x):
         variables = {"params": params, "batch_stats": stats}
         flat = x.reshape(-1, *x.shape[2:])
         norm = GroupBatchNorm(param_dtype=jnp.float64)
-        y, new = norm.apply(variables, flat, groups, True, mutable=["batch_stats"])
+        y, new = norm.apply(variables, flat, Groups(groups), True, mutable=["batch_stats"])
         return y.reshape(x.shape), new["batch_stats"]
 
-    found, found_stats = ours(jax.device_put(x, rows(mesh)))
+    found, found_stats = ours(jax.device_put(x, batch_sharding(mesh)))
     for g in range(groups):
         expected, new = flax_norm(x[:, g], params, stats)
         stats = new["batch_stats"]
@@ -215,14 +215,14 @@ def test_batch_norm_by_its_formula(x64):
     """Fails if the variance is unbiased, the decay not 0.9, or epsilon not 1e-5."""
     x = np.random.RandomState(0).randn(6, 3) * 0.01  # small: epsilon shows
     norm = GroupBatchNorm(param_dtype=jnp.float64)
-    variables = norm.init(KEY, x, 1, True)
+    variables = norm.init(KEY, x, Groups(1), True)
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], 0)  # init moves nothing
-    y, new = norm.apply(variables, x, 1, True, mutable=["batch_stats"])
+    y, new = norm.apply(variables, x, Groups(1), True, mutable=["batch_stats"])
     variance = ((x - x.mean(0)) ** 2).mean(0)
     np.testing.assert_allclose(y, (x - x.mean(0)) / np.sqrt(variance + 1e-5), rtol=1e-11)
     np.testing.assert_allclose(new["batch_stats"]["mean"], 0.1 * x.mean(0), rtol=1e-13)
     np.testing.assert_allclose(new["batch_stats"]["var"], 0.9 + 0.1 * variance, rtol=1e-13)
-    still = norm.apply(variables | new, x, 1, False)
+    still = norm.apply(variables | new, x, Groups(1), False)
     expected = (x - 0.1 * x.mean(0)) / np.sqrt(0.9 + 0.1 * variance + 1e-5)
     np.testing.assert_allclose(still, expected, rtol=1e-12)
 
@@ -242,7 +242,7 @@ def test_a_pool_before_normalising_is_the_pool_after_it(x64, train):
     def run(before, params, x):
         variables = {"params": params, "batch_stats": stats}
         max_pool = pool if before else None
-        y, new = norm.apply(variables, x, 2, train, max_pool, mutable=["batch_stats"])
+        y, new = norm.apply(variables, x, Groups(2), train, max_pool, mutable=["batch_stats"])
         y = nn.relu(y) if before else pool(nn.relu(y))
         return jnp.square(y).sum(), (y, new)
 
@@ -325,9 +325,11 @@ def test_zero_init_last_starts_blocks_as_identities(quick):
     for bottleneck, last, width in ((False, "bn2", 8), (True, "bn3", 8)):
         block = Block(spec, width // (4 if bottleneck else 1), 1, bottleneck, False, True, 0.0)
         x = np.random.RandomState(0).randn(2, 4, 4, 8).astype(np.float32)
-        variables = jax.jit(lambda b=block, x=x: b.init(KEY, x, None, 1, False))()
+        variables = jax.jit(lambda b=block, x=x: b.init(KEY, x, None, Groups(1), False))()
         assert (variables["params"][last]["scale"] == 0).all()
-        np.testing.assert_array_equal(block.apply(variables, x, None, 1, False), np.maximum(x, 0))
+        np.testing.assert_array_equal(
+            block.apply(variables, x, None, Groups(1), False), np.maximum(x, 0)
+        )
 
 
 def test_kernels_are_drawn_with_variance_one_over_fan_in(quick):
@@ -408,12 +410,12 @@ def test_drop_path_drops_whole_branches_and_keeps_their_mean(x64):
     spec = ConvSpec("torch", jnp.float64, jnp.float64)
     block, sure = (Block(spec, 4, 1, False, False, False, r) for r in (rate, 0.0))
     x = np.tile(np.random.RandomState(0).rand(1, 2, 2, 4), (n, 1, 1, 1))
-    variables = filled(jax.eval_shape(lambda: block.init(KEY, x[:1], None, 1, False)))
+    variables = filled(jax.eval_shape(lambda: block.init(KEY, x[:1], None, Groups(1), False)))
     variables["params"]["bn2"]["bias"] += 5.0  # so that no ReLU hides the branch
     run = functools.partial(block.apply, mutable=["batch_stats"])
-    drop = jax.jit(lambda key: run(variables, x, key, 1, True)[0])
+    drop = jax.jit(lambda key: run(variables, x, key, Groups(1), True)[0])
     found = drop(KEY)
-    every = jax.jit(lambda: sure.apply(variables, x, None, 1, True, mutable=["batch_stats"])[0])
+    every = jax.jit(lambda: sure.apply(variables, x, None, Groups(1), True, mutable=["batch_stats"])[0])
     branch = every() - x
     kept, dropped = (x + branch / (1 - rate))[0], x[0]
     is_kept = np.isclose(found, kept[None], atol=1e-9).all((1, 2, 3))
@@ -421,10 +423,10 @@ def test_drop_path_drops_whole_branches_and_keeps_their_mean(x64):
     assert (is_kept ^ is_dropped).all()
     assert abs(is_dropped.mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / n)
     assert (drop(jax.random.key(1)) != found).any()
-    still = jax.jit(lambda key: block.apply(variables, x[:2], key, 1, False))
+    still = jax.jit(lambda key: block.apply(variables, x[:2], key, Groups(1), False))
     np.testing.assert_array_equal(still(KEY), still(None))
     with pytest.raises(ValueError, match=r"drop_path.*key"):
-        run(variables, x, None, 1, True)
+        run(variables, x, None, Groups(1), True)
 
 
 def test_drop_path_grows_from_0_to_its_rate_in_the_last_block(x64, monkeypatch):
@@ -512,14 +514,12 @@ def test_arguments_out_of_range_are_refused(arguments, message):
         make_encoder(**arguments)
 
 
-def test_images_of_other_channels_and_keep_are_refused():
-    """Fails if a grey image is broadcast in silence, or `keep` is ignored."""
+def test_images_of_other_channels_are_refused():
+    """Fails if a grey image is broadcast in silence."""
     encoder = mini_encoder("float32")
     params, stats = filled(shapes(encoder, 8))
     with pytest.raises(ValueError, match=r"1 channels.*built for 3"):
         encoder.apply(params, stats, jnp.zeros((2, 1, 8, 8, 1)), False)
-    with pytest.raises(ValueError, match="keep"):
-        encoder.apply(params, stats, jnp.zeros((2, 1, 8, 8, 3)), False, keep=jnp.arange(2))
 
 
 # --- heads ---------------------------------------------------------------------------------------
@@ -558,7 +558,7 @@ def test_a_head_normalises_per_view_and_its_joint_form_over_both(x64):
     for g in (0, 1):
         np.testing.assert_allclose(found[:, g], by_hand(x[:, g]), rtol=1e-10, atol=1e-12)
     assert named(moved).keys() == {"bn1/mean", "bn1/var"}
-    found, _ = heads.joint(head).apply(params, stats, x, True)
+    found, _ = models.joint(head).apply(params, stats, x, True)
     np.testing.assert_allclose(found.reshape(10, 4), by_hand(x.reshape(10, 6)), atol=1e-12)
 
 

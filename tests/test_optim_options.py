@@ -13,6 +13,7 @@ from test_optim import SCHEDULE, STEPS, moving_lr
 from byol_jax import optim
 from byol_jax.methods.byol import byol
 from byol_jax.models import heads, make_encoder
+from byol_jax.models.network import network
 from byol_jax.optim import Group, Rates
 
 SMALL = optim.warmup_cosine(0.03, 4, STEPS)
@@ -293,7 +294,7 @@ def test_unused_options_leave_the_bits():
 
 def resnet_params():
     encoder, head = make_encoder("resnet18"), heads.mlp((64, 32))
-    method = byol(encoder, head, head, tau=optim.constant(0.9))
+    method = byol(network(encoder, head), head, tau=optim.constant(0.9))
     batch = {"views": jax.ShapeDtypeStruct((2, 2, 32, 32, 3), jnp.float32)}
     return filled(jax.eval_shape(method.init, jax.random.key(0), batch)[0])
 

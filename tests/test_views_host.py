@@ -275,8 +275,8 @@ def test_one_channel():
         np.testing.assert_allclose(got[i], want, atol=1e-5)
 
 
-def test_make_view_is_crop_then_augment():
-    """Fails if a view skips one of the two."""
+def test_a_view_is_a_crop_and_then_the_rest():
+    """Fails if the two do not fit together, for windows and for affine crops."""
     image, u = photo(40, 50), draws(1)[0]
     for v in (recipes.byol(16)["views"][0], recipes.byol(16, rotate=10.0)["views"][0]):
         if v.affine:
@@ -284,7 +284,14 @@ def test_make_view_is_crop_then_augment():
         else:
             window = [int(t) for t in host.crop_window(v, u, 40, 50)]
             crop = np_resize(image, window, 16, grid=1024)
-        got = both_ways(lambda x, u, v=v: host.make_view(x, v, u), image, u)
+
+        def view(x, u, v=v, affine=v.affine):
+            if affine:
+                return host.augment(host.crop_affine(x[None], v, u[None]), v, u[None])[0]
+            crop = host.crop_resize(x, host.crop_window(v, u, 40, 50), v.size)
+            return host.augment(crop[None], v, u[None])[0]
+
+        got = both_ways(view, image, u)
         np.testing.assert_allclose(got, np_augment(crop, v, u), atol=5e-4)
 
 

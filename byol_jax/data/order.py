@@ -95,24 +95,6 @@ def epoch_rows(
     return rows.reshape(steps, process_count, -1)[first:, process_index].reshape(-1)
 
 
-def indices(
-    seed: int,
-    n: int,
-    batch_size: int,
-    position: int,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> np.ndarray:
-    """The examples of the batch at `position` that one process reads, int64 [B / P].
-
-    Raises:
-      ValueError: the position is not at the beginning of a batch.
-    """
-    epoch, batch = locate(position, batch_size, n // batch_size)
-    rows = epoch_rows(seed, epoch, n, batch_size, process_index, process_count, batch)
-    return rows[: batch_size // process_count]
-
-
 def stream_steps(lengths: Sequence[int], batch_size: int, process_count: int = 1) -> int:
     """Batches per epoch of a stream: as many as the process with the fewest records can fill.
 

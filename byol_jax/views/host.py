@@ -56,25 +56,6 @@ def uniforms(seed: int, epoch: Tensor, index: Tensor, num_views: int) -> Tensor:
     )
 
 
-def make_view(image: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
-    """One view of one image.
-
-    Args:
-      image: [H, W, C], uint8 0..255 or float 0..1.
-      spec: what the view is.
-      u: [UNIFORMS] in [0, 1).
-
-    Returns:
-      float32 [size, size, C], normalised.
-    """
-    if spec.affine:
-        crop = crop_affine(image[None], spec, u[None])
-    else:
-        size = tf.shape(image)
-        crop = crop_resize(image, crop_window(spec, u, size[0], size[1]), spec.size)[None]
-    return augment(crop, spec, u[None])[0]
-
-
 def crop_window(spec: ViewSpec, u: Tensor, height: Tensor, width: Tensor) -> Window:
     """Where a view is cut from the image.
 

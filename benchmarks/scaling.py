@@ -25,8 +25,9 @@ matplotlib.use("Agg")
 from absl import app, flags
 from matplotlib import pyplot as plt
 
+from byol_jax.hardware import DEVICES
 from byol_jax.preflight import network
-from byol_jax.preflight.hardware import DEVICES, Topology, sides_of, slice_devices
+from byol_jax.preflight.hardware import Topology, sides_of, slice_devices
 
 ENCODERS = {
     "R50": ("resnet50 x1", {}),

@@ -23,7 +23,7 @@ import numpy as np
 
 from byol_jax.bench.measure import machine, plain, rates, table
 from byol_jax.bench.noise import noise
-from byol_jax.views import spec
+from byol_jax.views import recipes, spec
 from byol_jax.views.device import make_views
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     images = noise(2 * args.batch, args.size).images
     assert images is not None
     crops = jnp.asarray(images.reshape(args.batch, 2, args.size, args.size, 3))
-    made = make_views(spec.byol(args.size), cropped=True)
+    made = make_views(recipes.byol(args.size), cropped=True)
 
     @jax.jit
     def ours(crops: jax.Array, key: jax.Array) -> jax.Array:

@@ -30,9 +30,11 @@ import numpy as np
 
 from byol_jax.bench.input import ROWS, only, pull, raw_decode
 from byol_jax.bench.measure import machine, plain, rates, table
+from byol_jax.data.opening import open_source
 from byol_jax.data.pipeline import eval_batches, train_batches
-from byol_jax.data.source import Source, open_source
-from byol_jax.views.spec import EvalSpec, byol
+from byol_jax.data.source import Source
+from byol_jax.views.recipes import byol
+from byol_jax.views.spec import EvalSpec
 
 
 @contextlib.contextmanager

@@ -31,16 +31,21 @@ class Key(NamedTuple):
     high_open: bool = False
     choices: tuple[str, ...] = ()
 
+    @property
+    def bounded(self) -> bool:
+        """Whether values are numbers with a bound."""
+        return math.isfinite(self.low) or math.isfinite(self.high)
+
     def expected(self) -> str:
-        """What values are allowed, in words: "at least 1", "from 0 to 1", "one of a, b"."""
+        """What values are allowed, in words: "at least 1", "0 to 1", "one of a, b"."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        low = f"{'above' if self.low_open else 'at least'} {self.low:g}"
-        high = f"{'below' if self.high_open else 'at most'} {self.high:g}"
+        low = f"{'above' if self.low_open else 'at least'} {self.low}"
+        high = f"{'below' if self.high_open else 'at most'} {self.high}"
         bounds = [t for t, b in ((low, self.low), (high, self.high)) if math.isfinite(b)]
         if len(bounds) == 2 and not (self.low_open or self.high_open):
-            return f"{self.low:g} to {self.high:g}"
-        return " and ".join(bounds) or "a finite number"
+            return f"{self.low} to {self.high}"
+        return " and ".join(bounds)
 
     def allows(self, value: Any) -> bool:
         """Whether a value, of the type of the default, is allowed."""
@@ -48,8 +53,12 @@ class Key(NamedTuple):
             return all(self.allows(v) for v in value)
         if self.choices:
             return value in self.choices
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not self.bounded:
             return True
+        like = self.default[0] if isinstance(self.default, tuple) and self.default else 0.0
+        numbers = int if isinstance(like, int) else int | float
+        if isinstance(value, bool) or not isinstance(value, numbers):
+            return False
         above = value > self.low if self.low_open else value >= self.low
         below = value < self.high if self.high_open else value <= self.high
         return math.isfinite(value) and above and below
@@ -90,9 +99,7 @@ KEYS = {
     "log_every": _count(50),  # steps
     "checkpoint_every": _count(1000, low=0),  # steps; 0: at the end only
     "keep": _count(3),  # newest checkpoints kept
-    "keep_every": _count(
-        0, low=0
-    ),  # steps; checkpoints at its multiples are kept for good; 0: none
+    "keep_every": _count(0, low=0),  # steps; those at its multiples are kept for good; 0: none
     "evaluate_every": _count(0, low=0),  # epochs between evaluations; 0: at the end only
     # Times to go back to the last checkpoint, and on without that stretch of the data, where a step
     # is not finite (or collapsed, with collapse.stop); 0: stop the run.
@@ -109,7 +116,7 @@ KEYS = {
     "mesh.fsdp": _count(1),  # devices that share one copy of the state
     "views.recipe": _one_of("byol", "simclr", "cifar", "digits", "crop_flip", "multi_crop"),
     "views.placement": _one_of("host", "device"),  # by tf.data, or in the train step
-    "views.mean": Key(()),  # per channel, of images in 0..1; (): those of the data set
+    "views.mean": Key((), low=0, high=1),  # per channel, of images in 0..1; (): the data set's
     "views.std": _above_0(()),
     "encoder.name": _one_of(
         "resnet50", "tiny", "resnet18", "resnet34", "resnet101", "resnet152", "resnet200"
@@ -137,9 +144,8 @@ KEYS = {
     "optimizer.exclude": Key(("bias", "scale")),
     "optimizer.lr_factors": Key(()),
     "optimizer.lr_fixed": Key(()),
-    "optimizer.layer_decay": Key(
-        1.0, low=0, high=1, low_open=True
-    ),  # of lr, per layer from the top
+    # Of lr, per layer from the top.
+    "optimizer.layer_decay": Key(1.0, low=0, high=1, low_open=True),
     "optimizer.clip_norm": _from_0(0.0),  # of the whole gradient, at most; 0.0: any
     "optimizer.clip_tensor": _from_0(0.0),  # of each parameter's gradient, at most; 0.0: any
     "optimizer.accumulate": _count(1),  # micro-batches per step
@@ -298,13 +304,17 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def nearest(key: str, keys: Any) -> str:
     """A hint that names the most similar of `keys`, or the keys there are."""
+    return _close(key, keys) or "the keys are listed in byol_jax/config.py."
+
+
+def _close(word: str, words: Any) -> str:
     # Compare whole keys first, then last parts: optimizer.leraning_rate, batchsize.
-    close = difflib.get_close_matches(key, list(keys), 1, 0.5)
+    close = difflib.get_close_matches(word, list(words), 1, 0.5)
     if not close:
-        tail = key.rsplit(".", 1)[-1]
-        tails = {k.rsplit(".", 1)[-1]: k for k in keys}
+        tail = word.rsplit(".", 1)[-1]
+        tails = {k.rsplit(".", 1)[-1]: k for k in words}
         close = [tails[m] for m in difflib.get_close_matches(tail, list(tails), 1, 0.5)]
-    return f"did you mean {close[0]}?" if close else "the keys are listed in byol_jax/config.py."
+    return f"did you mean {close[0]}?" if close else ""
 
 
 def group_of(choice: str, name: str) -> str:
@@ -330,21 +340,26 @@ def resolve(config: ConfigDict) -> ConfigDict:
     unknown = sorted(k for k in flat.keys() - known.keys() if not k.startswith(_FREE))
     if unknown:
         raise ValueError(f"Unknown config key {unknown[0]}: {nearest(unknown[0], known)}")
-    used = {group_of(choice, flat.get(choice, "")) for choice in GROUPS}
+    names = {choice: group_of(choice, flat.get(choice, "")) for choice in GROUPS}
+    # A recipe of views may have the name of a method: each choice has its own groups.
+    used = {name for choice, name in names.items() if name in GROUPS[choice]}
     unused = {group: choice for choice, groups in GROUPS.items() for group in groups}
     for key, row in known.items():
         group = key.split(".")[0]
         if group in unused and group not in used:
             if key in flat and not _same(flat[key], row.default):
                 choice = unused[group]
+                users = [n for n in KEYS[choice].choices if group_of(choice, n) == group]
                 raise ValueError(
-                    f"{key} has no effect: {choice} is {flat[choice]!r}; set {choice}={group}."
+                    f"{key} has no effect: {choice} is {flat[choice]!r}; leave it at "
+                    f"{row.default!r}, or set {choice}={users[0]}."
                 )
         elif key not in flat:
             raise ValueError(f"The config lacks the key {key}; start from default_config().")
         elif not row.allows(flat[key]):
-            hint = f" {nearest(flat[key], row.choices)}" if row.choices else ""
-            raise ValueError(f"{key} is {flat[key]!r}; expected {row.expected()}.{hint}")
+            hint = _close(flat[key], row.choices) if row.choices else ""
+            end = f"; {hint}" if hint else "."
+            raise ValueError(f"{key} is {flat[key]!r}; expected {row.expected()}{end}")
     for group in unused.keys() - used:
         if group in config:
             del config[group]

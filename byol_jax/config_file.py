@@ -105,7 +105,7 @@ def _renamed(flat: Mapping[str, Any], path: Path) -> dict[str, Any]:
         new = f"{group_of(choice, str(flat.get(choice)))}.{name}"
         new = _RENAMED.get(new, new)
         if new in known:  # else it belonged to another choice than the run's, and had no effect
-            found[new] = _LAYERS.get(value, value) if name == "head" else value
+            found[new] = _LAYERS.get(str(value), value) if name == "head" else value
     return found
 
 

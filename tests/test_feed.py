@@ -14,17 +14,13 @@ import pytest
 from conftest import first_devices, mini_encoder, named, start_state
 
 from byol_jax import mesh as meshes
-from byol_jax.build import feed
-from byol_jax.build.experiment import (
-    batch_shapes,
-    build_method,
-    build_options,
-    steps_per_dispatch,
-)
-from byol_jax.build.experiment import build as build_experiment
 from byol_jax.config import default_config
 from byol_jax.core import Aux
-from byol_jax.loop import Hooks, Options, fit
+from byol_jax.experiment.build import batch_shapes, build_options
+from byol_jax.experiment.build import build as build_experiment
+from byol_jax.experiment.feed import build_feed, build_step, view_renderer
+from byol_jax.experiment.methods import Parts, build_method
+from byol_jax.loop import Hooks, Options, Program, fit
 from byol_jax.train_step import make_train_step
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +47,8 @@ def config_of(tmp_path, dtype="float64", **more):
     c.data.name, c.data.dir = "npz", photos(tmp_path / "photos.npz")
     c.views.placement = "device"
     c.encoder.name, c.encoder.width, c.encoder.dtype = "tiny", 0.25, dtype
-    c.method.hidden, c.method.out = 12, 8
+    c.byol.hidden, c.byol.out = 12, 8
+    c.optimizer.name, c.optimizer.lr, c.optimizer.weight_decay = "lars", 0.3, 1e-6
     c.optimizer.warmup_epochs = 1.0
     for key, value in more.items():
         group, name = key.split("__")
@@ -63,24 +60,23 @@ def build(config):
     """The experiment with an encoder that compiles in a second."""
     e = build_experiment(config)
     encoder = mini_encoder(config.encoder.dtype)
-    return e._replace(method=build_method(config, encoder, e.source.classes, e.total_steps))
+    encoder = encoder._replace(config={**encoder.config, "dtype": config.encoder.dtype})
+    return e._replace(method=build_method(e.config, Parts(encoder, lambda module: module), e.facts))
 
 
 def trained(e, *ends):
     """State and rows of metrics after fits that go on to each of `ends`."""
-    constants, rows = feed.resident(e), {}
+    feed, rows = build_feed(e), {}
     state = start_state(e.method, e.optimizer, batch_shapes(e), 2)
-    step = feed.build_step(e, constants)
+    step = build_step(e, feed, feed.load())
+    root_key = jax.device_put(jax.random.key(1), meshes.replicated(e.mesh))
+    most = feed.steps_per_dispatch
     for end in ends:
         state = fit(
             state,
-            step,
-            feed.batches(e, int(state.position)),
-            Options(end, 8, log_every=0, steps_per_dispatch=steps_per_dispatch(e)),
-            root_key=jax.device_put(jax.random.key(1), meshes.replicated(e.mesh)),
-            mesh=e.mesh,
-            hooks=Hooks(write=lambda step, row: rows.update({step: row})),
-            quiet=True,
+            Program(step, feed.batches(int(state.position)), root_key, e.mesh),
+            Options(end, 8, log_every=0, steps_per_dispatch=most, quiet=True),
+            Hooks(write=lambda step, row: rows.update({step: row})),
         )
     return named(state), rows
 
@@ -112,17 +108,18 @@ def test_dispatches_of_any_length_are_bitwise_equal(tmp_path):
 def test_the_picture_shows_the_views_of_the_first_step(tmp_path, placement):
     """Fails if views.png draws with another key, or from other images."""
     e = build(config_of(tmp_path, "float32", data__placement=placement))
-    constants, key = feed.resident(e), jax.random.key(4)
-    batch = next(feed.batches(e, 0))
-    shown = feed.shown(e, constants, key, 5)(batch)
+    feed, key = build_feed(e), jax.random.key(4)
+    constants = feed.load()
+    batch = next(feed.batches(0))
+    shown = view_renderer(feed, constants, key, 5)(batch)
     assert shown.shape == (5, 2, 8, 8, 3)
 
-    def loss(params, extra, batch, key):
+    def loss(params, extra, batch, key, step):
         value = jnp.sum(params["predictor"]["fc1"]["bias"])
         views = batch["views"]
         return value, Aux(extra, {"h": views.mean((2, 3))}, {"train/loss": value, "views": views})
 
-    step = make_train_step(e.method._replace(loss=loss), e.optimizer, feed.build_views_on_device(e))
+    step = make_train_step(e.method._replace(loss=loss), e.optimizer, feed.views)
     state = start_state(e.method, e.optimizer, batch_shapes(e))
     _, metrics = jax.jit(step)(state, {**batch, **constants}, key)
     np.testing.assert_allclose(metrics["views"][:5], shown, rtol=0, atol=1e-5)
@@ -140,16 +137,17 @@ def test_resident_data_need_views_on_the_device(tmp_path):
     """Fails if the combination is taken and does something else."""
     with pytest.raises(ValueError, match=r"set views\.placement to device"):
         build(config_of(tmp_path, data__placement="resident", views__placement="host"))
-    with pytest.raises(ValueError, match=r"views\.placement is 'gpu'; expected 'host' or 'device'"):
+    with pytest.raises(ValueError, match=r"views\.placement is 'gpu'; expected one of host, device\."):
         build(config_of(tmp_path, views__placement="gpu"))
 
 
 def test_many_steps_a_dispatch_only_where_that_is_faster(tmp_path):
     """Fails if CPUs get a loop by themselves, or streams get one at all."""
-    assert steps_per_dispatch(build(config_of(tmp_path))) == 0
+    assert build_feed(build(config_of(tmp_path))).steps_per_dispatch == 0
     e = build(config_of(tmp_path, data__placement="resident"))
-    assert steps_per_dispatch(e) == 1
-    assert build_options(e).steps_per_dispatch == 1
+    feed = build_feed(e)
+    assert feed.steps_per_dispatch == 1
+    assert build_options(e, feed.steps_per_dispatch).steps_per_dispatch == 1
 
 
 def test_damaged_images_are_substituted_in_every_placement(tmp_path):
@@ -159,11 +157,11 @@ def test_damaged_images_are_substituted_in_every_placement(tmp_path):
     intact[::5] = False
     e = e._replace(source=dataclasses.replace(e.source, intact=intact))
     streamed = e._replace(config=config_of(tmp_path, "float32"))
-    pairs = zip(islice(feed.batches(e, 0), 8), feed.batches(streamed, 0), strict=False)
+    pairs = zip(islice(build_feed(e).batches(0), 8), build_feed(streamed).batches(0), strict=False)
     for resident, stream in pairs:
         for key in ("index", "label", "mask"):
             np.testing.assert_array_equal(resident[key], stream[key])
-        np.testing.assert_array_equal(e.source.images[resident["row"]], stream["views"][:, 0])
+        np.testing.assert_array_equal(e.source.images[resident["row"]], stream["image"])
         assert intact[resident["row"]].all()
         np.testing.assert_array_equal(resident["mask"] > 0, intact[resident["index"]])
 

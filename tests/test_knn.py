@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import first_devices
 
-from byol_jax.evals import knn as room
+from byol_jax.evals import knn as knn_module
 from byol_jax.evals.features import extract, pixels, topk_accuracy
 from byol_jax.evals.knn import knn, neighbours
 
@@ -43,7 +43,7 @@ def knn_loops(train_h, train_y, test_h, test_y, k, t):
 @pytest.mark.parametrize(("k", "t"), [(1, 0.07), (12, 0.07), (12, 10.0)])
 def test_knn_equals_the_loop(monkeypatch, k, t):
     """Fails if votes are not weighted, features not normalised, or chunks are joined wrongly."""
-    monkeypatch.setattr(room, "CHUNK", 16)
+    monkeypatch.setattr(knn_module, "CHUNK", 16)
     train, test = clouds(150, 0), clouds(50, 1)
     scale = np.random.RandomState(2).rand(150, 1).astype(np.float32) + 0.1
     found = knn(train[0] * scale, train[1], *test, classes=CLASSES, k=k, temperature=t)

@@ -10,7 +10,7 @@ import pytest
 from conftest import compiled, filled, first_devices, make_batch, mini_encoder, named, start_state
 
 from byol_jax import optim
-from byol_jax.core import Encoder, Features
+from byol_jax.core import Encoder, Features, starting_from
 from byol_jax.evals.linear import Part, Parts, Protocol, linear
 from byol_jax.methods.supervised import supervised
 from byol_jax.train_step import init_state, make_train_step
@@ -25,9 +25,14 @@ def start(dtype="float64"):
     return params, stats
 
 
+def given_encoder(dtype="float64"):
+    """The encoder that starts from `start`."""
+    return starting_from(mini_encoder(dtype), *start(dtype))
+
+
 def train(steps=10, nesterov=True, **options):
     """(named states before and after, the last metrics) of some steps in float64."""
-    method = supervised(mini_encoder(), CLASSES, start=start(), **options)
+    method = supervised(given_encoder(), CLASSES, **options)
     optimizer = optim.sgd(optim.warmup_cosine(0.4, 0, steps), nesterov=nesterov)
     batch = make_batch(8)
     state = start_state(method, optimizer, batch)
@@ -83,13 +88,13 @@ def test_fine_tuning_moves_everything(x64):
 
 def test_the_frozen_loss_by_hand(x64):
     """Fails if the features are not those of inference, or unlabelled and masked rows count."""
-    method = supervised(mini_encoder(), CLASSES, frozen=True, start=start(), lr_factors=(1.0, 0.5))
+    method = supervised(given_encoder(), CLASSES, frozen=True, lr_factors=(1.0, 0.5))
     batch = make_batch(6)
     batch["label"][1], batch["mask"][4] = -1, 0
     random = np.random.RandomState(0)
     head = {"kernel": random.randn(2, 16, CLASSES), "bias": random.randn(2, CLASSES)}
     extra = dict(zip(("encoder", "stats"), start(), strict=True))
-    args = ({"head": head}, extra, batch, KEY)
+    args = ({"head": head}, extra, batch, KEY, np.int32(0))
     value, aux = compiled(jax.jit(method.loss), *args)(*args)
     h = mini_encoder().apply(*start(), batch["views"], False)[0].pooled[:, 0]
     losses, top1 = [], []
@@ -111,9 +116,9 @@ def test_several_rates_need_a_frozen_encoder():
 
 
 def test_training_starts_from_the_given_weights():
-    """Fails if `start` is ignored, aliased by the state, or the layers start apart."""
+    """Fails if the weights are ignored, aliased by the state, or the layers start apart."""
     params, stats = jax.tree.map(jnp.asarray, start("float32"))
-    method = supervised(mini_encoder("float32"), CLASSES, start=(params, stats))
+    method = supervised(starting_from(mini_encoder("float32"), params, stats), CLASSES)
     optimizer = optim.sgd(optim.constant(0.1))
     batch = make_batch(4, "float32")
     state = init_state(method, optimizer, KEY, batch, first_devices(1))
@@ -122,9 +127,7 @@ def test_training_starts_from_the_given_weights():
     for leaf in jax.tree.leaves(state):
         leaf.delete()
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((params, stats)))
-    frozen = supervised(
-        mini_encoder("float32"), CLASSES, frozen=True, start=start("float32"), lr_factors=(1.0, 0.5)
-    )
+    frozen = supervised(given_encoder("float32"), CLASSES, frozen=True, lr_factors=(1.0, 0.5))
     kernel = frozen.init(KEY, batch)[0]["head"]["kernel"]
     np.testing.assert_array_equal(kernel[0], kernel[1])
 
@@ -138,7 +141,7 @@ def flat_encoder():
     def init(key, images):
         return {"scale": jnp.ones(3)}, {"mean": jnp.zeros(3)}
 
-    def apply(params, stats, images, train, key=None, keep=None):
+    def apply(params, stats, images, train, key=None):
         pooled = images.mean((2, 3)) * params["scale"][None, None]
         if train:
             stats = {"mean": 0.9 * stats["mean"] + 0.1 * pooled.mean((0, 1))}
@@ -178,7 +181,7 @@ GIVEN = ({"scale": np.ones(3, np.float32)}, {"mean": np.zeros(3, np.float32)})
 def evaluate(validation=0, test=0, lrs=(64.0, 1e-6), frozen=True, given=GIVEN):
     parts = Parts(part(32, 0), part(24, 1), part(24, 2, validation), part(24, 3, test))
     protocol = Protocol(lrs, epochs=8, batch_size=16, frozen=frozen)
-    return linear(flat_encoder(), given, parts, protocol, CLASSES, first_devices(2))
+    return linear(starting_from(flat_encoder(), *given), parts, protocol, CLASSES, first_devices(2))
 
 
 @pytest.mark.usefixtures("quick")
@@ -213,4 +216,4 @@ def test_too_few_images_for_the_devices():
     parts = Parts(*(part(3, i) for i in range(4)))
     protocol = Protocol((0.1,), 1, 16, True)
     with pytest.raises(ValueError, match="3 labelled images are too few for 8 devices"):
-        linear(flat_encoder(), GIVEN, parts, protocol, CLASSES, first_devices(8))
+        linear(starting_from(flat_encoder(), *GIVEN), parts, protocol, CLASSES, first_devices(8))

@@ -12,9 +12,10 @@ import pytest
 
 from byol_jax import log
 from byol_jax.core import TrainState
-from byol_jax.loop import Damage, Diverged, Hooks, Options, TrainingError, fit
+from byol_jax.faults import Damage, Diverged, TrainingError
+from byol_jax.loop import Hooks, Options, Program, fit
 from byol_jax.mesh import make_mesh
-from byol_jax.watch import Stop, Upkeep
+from byol_jax.watch import RunMonitor, Stop
 
 ROWS = 8
 
@@ -73,17 +74,16 @@ class Record:
         return Hooks(evaluate, save, write, last)
 
 
-def run(step_fn, options, feed=None, record=None, **kwargs):
+def run(step_fn, options, feed=None, record=None, *, start=None, damage=None, stop=None, owed=None):
     record = record or Record()
+    one = make_mesh(jax.devices()[:1])
     out = fit(
-        kwargs.pop("start", state()),
-        step_fn,
-        feed or batches(),
+        state() if start is None else start,
+        Program(step_fn, feed or batches(), jax.random.key(0), one),
         options,
-        root_key=jax.random.key(0),
-        mesh=make_mesh(jax.devices()[:1]),
-        hooks=record.hooks(),
-        **kwargs,
+        dataclasses.replace(record.hooks(), damage=damage),
+        None if stop is None else RunMonitor(stop),
+        owed,
     )
     return out, record
 
@@ -187,7 +187,7 @@ def test_a_signal_saves_and_leaves(number):
 
     before = signal.getsignal(number)
     with Stop().listen() as stop:
-        out, record = run(step_fn, Options(100, ROWS, checkpoint_every=50), upkeep=Upkeep(stop))
+        out, record = run(step_fn, Options(100, ROWS, checkpoint_every=50), stop=stop)
     assert stop.signal == number
     assert record.saved == [int(out.step)] == [5]
     assert signal.getsignal(number) is before
@@ -208,7 +208,7 @@ def test_a_stop_in_an_evaluation_saves_and_owes_the_row():
             return dataclasses.replace(super().hooks(), evaluate=evaluate)
 
     options = Options(10, ROWS, log_every=5, evaluate_every=5)
-    out, record = run(make_step(loss=float), options, record=Long(), upkeep=Upkeep(stop))
+    out, record = run(make_step(loss=float), options, record=Long(), stop=stop)
     assert record.saved == [int(out.step)] == [5]
     assert record.rows == {}
     row = record.saved_rows[5]

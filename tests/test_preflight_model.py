@@ -5,13 +5,14 @@ import types
 import pytest
 
 from byol_jax.config import default_config
+from byol_jax.experiment.methods import Facts
 from byol_jax.preflight import hlo, model, network, remedies, table
-from byol_jax.preflight.hardware import DEVICES, SLICES, Topology, sides_of, slice_devices
+from byol_jax.preflight.hardware import KINDS, SLICES, Topology, sides_of, slice_devices
 from byol_jax.preflight.lower import Lowered
 
 
 def slice_of(kind, shape):
-    device = DEVICES[kind]
+    device = KINDS[kind]
     devices = [None] * slice_devices(kind, shape)
     return Topology(f"{kind}:{shape}", device, devices, len(devices) // 8, sides_of(kind, shape))
 
@@ -125,15 +126,15 @@ def test_collectives_by_hand():
     way = 1e6 * 127 / 128 / (6 * 45e9) + 8e-6
     assert network.seconds("all-reduce", 1e6, 128, cube) == pytest.approx(2 * way)
     assert network.seconds("all-reduce", 1e6, 1, cube) == 0
-    assert network.seconds("all-reduce", 1e6, 4, Topology("", DEVICES["cpu"], [], 1)) == 0
+    assert network.seconds("all-reduce", 1e6, 4, Topology("", KINDS["cpu"], [], 1)) == 0
 
 
 def test_collectives_of_gpus_by_hand():
     """Fails if cards of several hosts are taken to share one."""
-    one = Topology("", DEVICES["h100"], [None] * 8, 1)
+    one = Topology("", KINDS["h100"], [None] * 8, 1)
     expected = 2 * 9e6 * 7 / 8 / 450e9 + 10e-6
     assert network.seconds("all-reduce", 9e6, 8, one) == pytest.approx(expected)
-    two = Topology("", DEVICES["a100"], [None] * 16, 2)
+    two = Topology("", KINDS["a100"], [None] * 16, 2)
     expected = 2 * 9e6 * 7 / 8 / 300e9 + 2 * 9e6 / 8 / 2 / 25e9 + 20e-6
     assert network.seconds("all-reduce", 9e6, 16, two) == pytest.approx(expected)
 
@@ -142,10 +143,11 @@ def modelled(cost, *, text="", error="", accumulate=1, temp=2.0, where=None):
     """Figures of a step of 1 GiB of parameters and 10 steps, compiled by a stand-in."""
     config = default_config()
     config.batch_size, config.optimizer.accumulate = 512, accumulate
-    e = types.SimpleNamespace(config=config, total_steps=10)
+    facts = Facts(examples=5120, classes=0, steps=10, steps_per_epoch=10)
+    e = types.SimpleNamespace(config=config, facts=facts)
     memory = {"argument": 2**30, "output": 2**30, "alias": 2**30, "generated_code": 0}
     compiled = model.Compiled(memory | {"temp": int(temp * 2**30)}, cost, text, 1.0, error)
-    lowered = Lowered(None, e, {"parameters": 2**29})
+    lowered = Lowered(None, e, {"parameters": 2**29}, 2**29)
     return model.figures(lowered, where or slice_of("v3", "16x16"), compiled)
 
 
@@ -172,6 +174,7 @@ def test_times_by_hand():
             "program": 0.0,
         }
     )
+    assert f["state_gib"] == 0.5
     assert f["fits"]
     assert "12.48 GiB left" in table.report(f)
     assert "30.00 ms" in table.report(f)
@@ -212,6 +215,12 @@ def test_a_program_that_does_not_fit():
     assert "NO" in table.comparison([f, modelled({"flops": 1e12, "bytes accessed": 9e9})])
 
 
+def large_batch():
+    config = default_config()
+    config.batch_size = 4096
+    return config
+
+
 def failing(**memory):
     gib = {"parameters": 1.0, "target": 1.0, "optimizer": 1.0, "temporary": 28.0} | memory
     return {
@@ -220,6 +229,7 @@ def failing(**memory):
         "hbm_gib": sum(gib.values()),
         "hbm_limit_gib": 15.48,
         "memory_gib": gib,
+        "state_gib": sum(gib.values()) - gib["temporary"],
         "fits": False,
     }
 
@@ -239,7 +249,7 @@ def searched(config, failed, fits, tries=5):
 
 def test_what_makes_it_fit():
     """Fails if a way is not tried by compiling just that, or its size does not follow."""
-    config = default_config()
+    config = large_batch()
     tried, said = searched(config, failing(), lambda c, name: c.encoder.remat)
     ways = [(t["change"], t["figures"] and t["figures"]["fits"]) for t in tried]
     assert ways == [
@@ -248,7 +258,7 @@ def test_what_makes_it_fit():
         ("--config.optimizer.accumulate=4", False),
         ("--config.mesh.fsdp=8", None),
     ]
-    assert "state is 3.00 GiB, and 15.52 GiB lack" in tried[3]["skipped"]
+    assert "whole state is 3.00 GiB, and 15.52 GiB lack" in tried[3]["skipped"]
     assert len(said) == 3
     assert not config.encoder.remat
     text = table.remedies(tried)
@@ -258,7 +268,7 @@ def test_what_makes_it_fit():
 
 def test_all_ways_together():
     """Fails if more than `tries` are compiled, or what only helps together is not found."""
-    config = default_config()
+    config = large_batch()
     lacks = failing(parameters=6.0, temporary=9.0)  # 17 of 15.48 GiB, 8 of them state
 
     def fits(c, name):
@@ -291,7 +301,7 @@ def test_a_way_that_the_config_refuses():
             raise ValueError("no residual blocks")
         return False
 
-    tried, said = searched(default_config(), failing(parameters=6.0, temporary=9.0), fits)
+    tried, said = searched(large_batch(), failing(parameters=6.0, temporary=9.0), fits)
     assert [t["figures"] is None for t in tried] == [False, True, False, False, False]
     assert tried[1]["skipped"] == "no residual blocks"
     assert tried[-1]["keys"].keys() == {"optimizer.accumulate", "mesh.fsdp"}

@@ -1,4 +1,4 @@
-"""A module imports only from lower floors, and TensorFlow only where it belongs."""
+"""A module imports only from lower layers, in no circle, and TensorFlow only where it belongs."""
 
 import ast
 from pathlib import Path
@@ -9,33 +9,37 @@ import byol_jax
 
 ROOT = Path(byol_jax.__file__).parent
 
-# docs/architecture.md, from the ground up. A folder stands for all that lies in it.
-FLOORS = {
-    "untrusted": -1,
-    "config": 0,
+# docs/architecture.md, from the bottom up. A folder stands for all that lies in it.
+LAYERS = {
+    # The types that everything shares; what is read of files that others may have written.
     "core": 0,
-    "losses": 0,
-    "manifest": 0,
-    "optim": 0,
-    "processes": 0,
-    "views": 0,
+    "untrusted": 0,
+    "config": 0.5,
+    "hardware": 0.5,
+    "losses": 0.5,
+    "manifest": 0.5,
+    "optim": 0.5,
+    "processes": 0.5,
+    "views": 0.5,
     "checkpoint": 1,
+    "config_file": 1,
     "data": 1,
     "events": 1,
     "log": 1,
     "mesh": 1,
     "models": 1,
     "convert": 2,
+    "faults": 2,
     "methods": 2,
     "watch": 2,
     "loop": 3,
     "run_folder": 3,
     "train_step": 3,
     "evals": 4,
-    "build": 5,
     "cli": 5,
+    "experiment": 5,
     "report": 5,
-    # The tools that compile what `build` makes.
+    # The tools that compile what `experiment` makes.
     "bench": 5.5,
     "preflight": 5.5,
     "evaluate": 6,
@@ -75,8 +79,8 @@ def imports(source, top_level=False):
     return names
 
 
-def rooms(source, top_level=False):
-    """The modules of byol_jax that a module imports, as `folder.file`."""
+def modules(source, top_level=False):
+    """The modules of byol_jax that a module imports, as `folder.file`; a folder by its name."""
     found = set()
     for name in imports(source, top_level):
         if name == "byol_jax" or not name.startswith("byol_jax."):
@@ -92,13 +96,13 @@ def rooms(source, top_level=False):
 def violations(module, source):
     """What a module imports and must not, as readable lines."""
     own = module.split(".")[0]
-    floor = 6 if module.endswith("__main__") else FLOORS[own]
+    layer = 6 if module.endswith("__main__") else LAYERS[own]
     wrong = []
-    for target in rooms(source):
+    for target in modules(source):
         theirs = target.split(".")[0]
         inside = "." in module and theirs == own
-        if not inside and FLOORS.get(theirs, 7) >= floor:
-            wrong.append(f"{module} (floor {floor}) imports {target}")
+        if not inside and LAYERS.get(theirs, 7) >= layer:
+            wrong.append(f"{module} (layer {layer}) imports {target}")
     for name in imports(source):
         if name.startswith(TENSORFLOW) and not module.startswith(USES_TENSORFLOW):
             lazily = module == "log" and name not in imports(source, top_level=True)
@@ -107,27 +111,61 @@ def violations(module, source):
     return wrong
 
 
-def test_every_module_has_a_floor():
-    """Fails if a new module is not placed."""
-    assert {module.split(".")[0] for module in TREES} <= set(FLOORS)
+def files(trees):
+    """{file: the files of byol_jax that it imports}, in functions too."""
+
+    def file_of(target):
+        return target if target in trees else f"{target}.__init__"
+
+    return {
+        module: {file_of(t) for t in modules(source)} & set(trees)
+        for module, source in trees.items()
+    }
+
+
+def circle(edges):
+    """Files of which each imports the next, and the last the first; None where there are none."""
+    done = set()
+
+    def walk(file, path):
+        if file in path:
+            return path[path.index(file) :]
+        if file in done:
+            return None
+        found = (walk(target, [*path, file]) for target in sorted(edges.get(file, ())))
+        found = next((c for c in found if c), None)
+        done.add(file)
+        return found
+
+    return next((c for c in (walk(file, []) for file in sorted(edges)) if c), None)
+
+
+def test_every_module_has_a_layer():
+    """Fails if a new module is not placed, or one that is gone stays in the table."""
+    assert {module.split(".")[0] for module in TREES} == set(LAYERS)
 
 
 @pytest.mark.parametrize("module", TREES)
 def test_imports_go_down(module):
-    """Fails if a module imports from its own floor or a higher one."""
+    """Fails if a module imports from its own layer or a higher one."""
     assert violations(module, TREES[module]) == []
 
 
 @pytest.mark.parametrize(
     ("module", "planted"),
     [
-        ("losses", "from byol_jax import optim"),  # its own floor
+        ("losses.reductions", "from byol_jax import optim"),  # its own layer
         ("core", "from byol_jax.models import make_encoder"),  # a higher one
         ("models.heads", "import byol_jax.methods.byol"),
         ("methods.byol", "def f():\n    from byol_jax.loop import fit"),  # lazily
-        ("evals.knn", "import byol_jax.build.experiment as e"),
+        ("evals.knn", "import byol_jax.experiment.build as e"),
         ("train", "from byol_jax import evaluate"),
+        ("core", "from byol_jax.untrusted import read_json"),  # both at the bottom
+        ("core", "from byol_jax.optim import Schedule"),  # above the types that it imports
+        ("experiment.feed", "from byol_jax.preflight.lower import lower"),
+        ("bench.step", "from byol_jax.preflight import hlo"),  # a tool beside it
         ("loop", "import tensorflow as tf"),
+        ("experiment.evaluation", "def f():\n    import tensorflow as tf"),
         ("convert.timm", "def f():\n    import tensorflow_datasets"),
         ("views.spec", "from tensorflow import nn"),
         ("log", "from clu import metric_writers"),  # not lazily
@@ -143,6 +181,8 @@ def test_a_planted_violation_is_seen(module, planted):
     ("module", "allowed"),
     [
         ("models.heads", "from byol_jax.models.norm import GroupBatchNorm"),
+        ("losses.reductions", "from byol_jax.core import Array"),
+        ("optim", "from byol_jax.core import Tree"),
         ("evals.linear", "from byol_jax import loop, log"),
         ("bench.__main__", "from byol_jax.bench.step import bench"),
         ("views.host", "import tensorflow as tf"),
@@ -152,6 +192,36 @@ def test_a_planted_violation_is_seen(module, planted):
 def test_what_is_allowed_passes(module, allowed):
     """Fails if the walk forbids everything."""
     assert violations(module, allowed) == []
+
+
+def test_no_file_imports_itself_by_a_detour():
+    """Fails if two files import one another, by any chain, in a function or on import.
+
+    (Import `byol_jax.data.pipeline` in a function of data/stream.py.)
+    """
+    edges = files(TREES)
+    assert circle(edges) is None
+    assert "data.stream" in edges["data.pipeline"]  # an import in a function
+    assert "models.__init__" in edges["experiment.methods"]  # a folder by its name
+
+
+@pytest.mark.parametrize(
+    ("planted", "expected"),
+    [
+        ({"data.stream": "from byol_jax.data import pipeline"}, {"data.pipeline", "data.stream"}),
+        (
+            {"losses.collapse": "def f():\n    from byol_jax.losses.predictive import regression",
+             "losses.predictive": "import byol_jax.losses.collapse"},
+            {"losses.collapse", "losses.predictive"},
+        ),
+        ({"models.norm": "from byol_jax.models import make_encoder"}, {"models.norm"}),
+        ({"optim": "import byol_jax.optim"}, {"optim"}),
+    ],
+)  # fmt: skip
+def test_a_planted_circle_is_seen(planted, expected):
+    """Fails if the walk ends early, or misses a folder's `__init__` or an import in a function."""
+    trees = {**TREES, **{m: f"{TREES[m]}\n{more}" for m, more in planted.items()}}
+    assert expected <= set(circle(files(trees)))
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "export"])
@@ -164,6 +234,6 @@ def test_the_command_lines_import_without_tensorflow(command):
         source = TREES.get(module) or TREES[f"{module}.__init__"]
         names = imports(source, top_level=True)
         assert not [n for n in names if n.startswith(TENSORFLOW)], module
-        found = rooms(source, top_level=True)
+        found = modules(source, top_level=True)
         todo |= (found | {name.split(".")[0] for name in found}) - seen
     assert {"core", "log", "models.resnet"} <= seen

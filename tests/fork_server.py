@@ -33,7 +33,7 @@ import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
 PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
@@ -67,9 +67,7 @@ class Process:
         self.args = [str(a) for a in args]
         self.returncode: int | None = None
         with contextlib.ExitStack() as stack:
-            self._kept = [
-                tempfile.TemporaryFile() if to == PIPE else None for to in (stdout, stderr)
-            ]
+            self._kept = [_kept() if to == PIPE else None for to in (stdout, stderr)]
             out = self._kept[0] or stdout
             err = self._kept[1] or (out if stderr == STDOUT else stderr)
             nothing = stack.enter_context(open(os.devnull, "r+b"))
@@ -98,7 +96,6 @@ class Process:
         """The exit code, negative where a signal ended it; None while it runs."""
         if self.returncode is None and select.select([self._report], [], [], 0)[0]:
             self.returncode = int(self._read())
-            self._report.close()
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -120,7 +117,17 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
             raise
-        return self._text(0), self._text(1)
+        out, err = self._text(0), self._text(1)
+        self.close()
+        return out, err
+
+    def close(self) -> None:
+        """Close the files that only this object has."""
+        for file in (self._report, *self._kept):
+            if file is not None:
+                file.close()
+
+    __del__ = close
 
     def said(self) -> str:
         """What it has written to a stdout of PIPE by now."""
@@ -155,6 +162,10 @@ def run(
     process = Process(*args, **{"stdout": PIPE, "stderr": PIPE} | more)
     out, err = process.communicate(timeout)
     return subprocess.CompletedProcess(process.args, process.returncode or 0, out, err)
+
+
+def _kept() -> IO[bytes]:
+    return tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
 
 
 def _descriptor(file: Any, nothing: Any, inherited: int) -> int:
@@ -267,7 +278,7 @@ def _become(env: Mapping[str, str], cwd: str) -> None:
         given = os.environ.get(name.upper())
         if given is not None:
             jax.config.update(name, _as(type(value), given))
-    np.random.seed()
+    np.random.seed()  # noqa: NPY002 (the state that was forked)
 
 
 def _as(kind: type, text: str) -> Any:

@@ -114,8 +114,9 @@ import json, sys
 import jax, jax.numpy as jnp, numpy as np
 from byol_jax import log, mesh, processes
 from byol_jax.core import TrainState
-from byol_jax.loop import Damage, Hooks, Options, fit
-from byol_jax.watch import Stop, Upkeep
+from byol_jax.faults import Damage
+from byol_jax.loop import Hooks, Options, Program, fit
+from byol_jax.watch import RunMonitor, Stop
 
 index = int(sys.argv[2])
 said = processes.join(sys.argv[1], 2, index, heartbeat_seconds=10)
@@ -142,13 +143,15 @@ def write(step, row):
     if sys.argv[4] == "stop" and index == 1 and step == 3:
         stop.signal = 15
 
-zero = mesh.lay(np.int32(0), mesh.replicated(where))
+everywhere = mesh.replicated(where)
+zero = mesh.place(np.int32(0), everywhere)
 damage = Damage(1e9, str)
 fit(
-    TrainState(zero, zero, {}, {}, {}), step, batches(), Options(9, 8, log_every=1),
-    root_key=mesh.lay(jax.random.key(0), mesh.replicated(where)), mesh=where,
-    hooks=Hooks(None, lambda s, *_: saved.append(s), write), damage=damage,
-    upkeep=Upkeep(stop), quiet=True,
+    TrainState(zero, zero, {}, {}, {}),
+    Program(step, batches(), mesh.place(jax.random.key(0), everywhere), where),
+    Options(9, 8, log_every=1, quiet=True),
+    Hooks(None, lambda s, *_: saved.append(s), write, damage=damage),
+    RunMonitor(stop),
 )
 loss = {k: v["train/loss"] for k, v in rows.items()}
 counts = [v["data/damaged"] for v in rows.values()]

@@ -13,8 +13,9 @@ import pytest
 
 import byol_jax
 from byol_jax import untrusted
-from byol_jax.config import default_config, load_config, save_config
-from byol_jax.data.source import open_source
+from byol_jax.config import default_config
+from byol_jax.config_file import load_config, save_config
+from byol_jax.data.opening import open_source
 from byol_jax.manifest import what_is_wrong, write_manifest
 from byol_jax.untrusted import read_json
 

@@ -61,7 +61,7 @@ def test_a_signal_in_training_only_asks():
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert out == f"heard {int(signal.SIGTERM)}\n"
+    assert out == f"ready\nheard {int(signal.SIGTERM)}\n"
     assert "saving after this step" in err
 
 

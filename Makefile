@@ -4,23 +4,26 @@ VENV ?= .venv
 RUN ?= runs/digits
 # The CPU build of PyTorch, for the tests' oracles, e.g. https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+# Processes that run the tests, of up to 3 GB each.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: demo test lint clean
 
-# The environments are made once, and again when what they are made from changes.
+# The environments are made once, and again when what they are made from changes. That of the tests
+# holds all that the demo needs.
 $(VENV)/.demo: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
 	@echo "installing byol_jax and what it needs (about 1 GB, a minute or two) ..."
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt --editable .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.demo
-	@echo "installing what the tests need ..."
+$(VENV)/.test: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing byol_jax and what its tests need (about 2 GB, two or three minutes) ..."
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet torch==2.13.0 --index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt --editable ".[dev]"
-	touch $@
+	touch $(VENV)/.demo $@
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m byol_jax.train --config configs/digits.py --workdir $(RUN)
@@ -37,7 +40,7 @@ lint: $(VENV)/.test
 
 # The tests' libtpu would look for a TPU at every start of jax, and say that there is none.
 test: lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

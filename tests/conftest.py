@@ -11,7 +11,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
-# What one test compiles, the next one and the commands that tests start need not compile again.
+# What one test compiles, the next one and the commands that tests start need not compile again: one
+# folder for all of pytest's workers, which inherit the variable from the process that starts them.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="byol_jax_tests_")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
@@ -28,6 +29,24 @@ from byol_jax.core import TrainState
 from byol_jax.models.resnet import ConvSpec
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+GLOBAL = (
+    *("jax_enable_x64", "jax_disable_most_optimizations", "jax_numpy_rank_promotion"),
+    *("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"),
+)
+
+
+def _restored():
+    before = {name: jax.config.values[name] for name in GLOBAL}
+    yield
+    for name, value in before.items():
+        if jax.config.values[name] != value:
+            jax.config.update(name, value)
+
+
+# JAX's settings are the whole process's, and `build` of a float64 config is one that changes them.
+_after_a_test = pytest.fixture(autouse=True)(_restored)
+_after_a_module = pytest.fixture(autouse=True, scope="module")(_restored)
 
 
 @pytest.fixture

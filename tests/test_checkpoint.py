@@ -1,10 +1,8 @@
 """Checkpoints: bitwise, on other devices, the newest kept, and errors that name the array."""
 
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
+import fork_server
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -299,14 +297,7 @@ print("newest", saved.newest_good())
 
 def test_a_save_that_fails_leaves_nothing_and_says_so(tmp_path):
     """Fails if a torn folder stays, counts as a checkpoint, or the failure is kept quiet."""
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path)],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = fork_server.run("-c", FULL, tmp_path)
     assert "refused: A checkpoint could not be saved in" in done.stdout, done.stderr
     assert "Step 1 is the newest there is" in done.stdout
     assert done.stdout.endswith("newest (1, [])\n")

@@ -6,19 +6,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
 
-def run(module, *args, cwd=ROOT):
+def environment():
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return env | {"PYTHONPATH": str(ROOT)}
+
+
+def run(module, *args):
+    return fork_server.run("-m", f"byol_jax.{module}", *args, env=environment(), timeout=120)
+
+
+def start_python(module, *args):
+    """The same in a new interpreter, as from a shell."""
     return subprocess.run(
         [sys.executable, "-m", f"byol_jax.{module}", *args],
         capture_output=True,
         text=True,
-        cwd=cwd,
-        env=env | {"PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        env=environment(),
         timeout=120,
     )
 
@@ -57,7 +67,8 @@ def test_train_refuses_in_one_line(args, said, tmp_path):
 
 def test_debug_shows_the_traceback(tmp_path):
     """Fails if --debug is swallowed."""
-    out = run("train", "--workdir", str(tmp_path), *DIGITS, "--config.batch_size=-1", "--debug")
+    wrong = ("--config.batch_size=-1", "--debug")
+    out = start_python("train", "--workdir", str(tmp_path), *DIGITS, *wrong)
     assert "Traceback" in out.stderr
     assert "batch_size is -1" in out.stderr
 
@@ -66,7 +77,7 @@ def test_debug_shows_the_traceback(tmp_path):
 def test_a_folder_that_is_no_run_is_refused(module, tmp_path):
     """Fails if the folder is not looked at first."""
     more = ("--out", str(tmp_path / "out")) if module == "export" else ()
-    out = run(module, "--workdir", str(tmp_path), *more)
+    out = start_python(module, "--workdir", str(tmp_path), *more)
     assert out.returncode == 2
     assert out.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "expected the folder of a run" in out.stderr

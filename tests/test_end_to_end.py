@@ -12,12 +12,16 @@ from sklearn.datasets import load_sample_images
 
 import byol_jax
 from byol_jax import mesh
-from byol_jax.build.evaluation import PROTOCOLS
-from byol_jax.build.experiment import build
-from byol_jax.config import default_config
+from byol_jax.config import default_config, resolve
 from byol_jax.evaluate import evaluate, table
+from byol_jax.experiment.build import batch_shapes, build
+from byol_jax.experiment.evaluation import PROTOCOLS
+from byol_jax.experiment.methods import Facts, Parts, build_encoder, build_method
+from byol_jax.experiment.optimizers import build_optimizer
+from byol_jax.experiment.views import build_views, check_takes
 from byol_jax.export import export
 from byol_jax.train import train
+from byol_jax.train_step import init_state
 
 ROOT = Path(__file__).parents[1]
 
@@ -133,18 +137,14 @@ def test_a_run_starts_from_an_exported_encoder(run, tmp_path):
     export(run, "orbax", tmp_path / "encoder")
     config = quick(load("digits"))
     config.init_from = str(tmp_path / "encoder")
-    from byol_jax.build.experiment import batch_shapes, start_from
-    from byol_jax.train_step import init_state
-
     e = build(config)
-    fresh = init_state(e.method, e.optimizer, jax.random.key(0), batch_shapes(e), e.mesh)
-    state = start_from(e, fresh)
+    state = init_state(e.method, e.optimizer, jax.random.key(0), batch_shapes(e), e.mesh)
     encoder = byol_jax.load_encoder(tmp_path / "encoder")
     for tree in (state.params["encoder"], state.extra["target"]["params"]["encoder"]):
         jax.tree.map(np.testing.assert_array_equal, tree, encoder.params)
     config.encoder.width = 1.0
     with pytest.raises(ValueError, match=r"encoder.width 0.5, the config 1.0"):
-        start_from(build(config), fresh)
+        build(config)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def folder_config(photographs):
     config.data.max_damaged = 0.1
     config.batch_size, config.image_size, config.epochs = 8, 32, 2
     config.encoder.width, config.encoder.dtype = 0.25, "float32"
-    config.method.hidden, config.method.out = 32, 16
+    config.byol.hidden, config.byol.out = 32, 16
     return config
 
 
@@ -184,28 +184,22 @@ def test_unlabelled_photographs(photographs, tmp_path):
             evaluate(tmp_path, protocol)
 
 
+def parts(config, channels):
+    return Parts(build_encoder(config, channels), lambda module: module)
+
+
 def test_every_config_builds_its_method():
     """Fails if a config sets a key that does not exist, or a value that is refused."""
     names = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
     assert {"digits", "folder", "byol_imagenet_r50", "simclr_imagenet_r50"} <= set(names)
-    from byol_jax.build.experiment import (
-        build_encoder_of,
-        build_method,
-        build_optimizer,
-        build_views,
-        check_values,
-    )
-    from byol_jax.config import check_keys
-
+    facts = Facts(10_000, 10, 1000, 10)
     for name in names:
-        config = load(name)
-        check_keys(config)
-        check_values(config)
+        config = resolve(load(name))
         channels = 1 if config.data.name == "digits" else 3
-        assert build_views(config, channels)[0]
-        encoder = build_encoder_of(config, channels)
-        build_method(config, encoder, 10, 1000)
-        build_optimizer(config, 1000, 10)
+        recipe, _ = build_views(config, channels)
+        method = build_method(config, parts(config, channels), facts)
+        check_takes(config.method.name, method.takes, config.views.recipe, recipe)
+        build_optimizer(config, facts)
 
 
 def test_the_papers_recipes():
@@ -213,27 +207,28 @@ def test_the_papers_recipes():
     expected = {"40": (0.45, 1e-6, 0.97), "1000": (0.2, 1.5e-6, 0.996)}
     for epochs, (lr, decay, tau) in expected.items():
         c = load("byol_imagenet_r50", epochs)
-        assert (c.optimizer.lr, c.optimizer.weight_decay, c.method.tau) == (lr, decay, tau)
-        assert (c.batch_size, c.method.hidden, c.method.out) == (4096, 4096, 256)
+        assert (c.optimizer.lr, c.optimizer.weight_decay, c.byol.tau) == (lr, decay, tau)
+        assert (c.batch_size, c.byol.hidden, c.byol.out) == (4096, 4096, 256)
     c = load("simclr_imagenet_r50")
-    assert c.optimizer.lr_inside
-    assert c.method.bn == "joint"
+    assert c.lars.lr_inside
+    assert c.simclr.bn == "joint"
 
 
 def test_the_ablation_table_of_the_paper_can_be_built():
     """Fails if a row of BYOL's table 5b (predictor, target, beta) has no config."""
-    from byol_jax.build.experiment import build_encoder_of, build_method
-
     for predictor, target, beta in [(1, 1, 0), (1, 1, 1), (0, 1, 1), (0, 0, 1), (1, 0, 1)]:
         config = default_config()
         config.encoder.name = "tiny"
         config.encoder.dtype = "float32"
-        config.method.hidden = config.method.out = 16
-        config.method.predictor, config.method.target = bool(predictor), bool(target)
-        config.method.beta = float(beta)
-        config.method.stop_gradient = bool(target)
+        config.method.name = "byol" if target else "siamese"
+        own = config[config.method.name]
+        own.hidden = own.out = 16
+        own.predictor, own.beta = bool(predictor), float(beta)
+        if not target:
+            own.stop_gradient = False
         config.method.probe = False
-        method = build_method(config, build_encoder_of(config, 3), 0, 100)
+        config = resolve(config)
+        method = build_method(config, parts(config, 3), Facts(1000, 0, 100, 10))
         batch = {"views": np.zeros((4, 2, 8, 8, 3), np.float32)}
         params, extra = method.init(jax.random.key(0), batch)
         assert ("predictor" in params) == bool(predictor)
@@ -255,7 +250,7 @@ def test_a_wrong_number_of_images_is_refused():
     """Fails if data.train_examples is taken instead of what the data say, or ignored."""
     config = load("digits")
     config.data.train_examples = 1297
-    assert build(config).total_steps == 600
+    assert build(config).facts.steps == 600
     config.data.train_examples = 1300
     with pytest.raises(ValueError, match=r"train_examples is 1300, but digits train has 1297"):
         build(config)

@@ -64,6 +64,6 @@ def test_the_verdicts(tmp_path):
 
 
 def fuzz_config(folder):
-    from byol_jax.config import load_config
+    from byol_jax.config_file import load_config
 
     load_config(folder / "config.json")

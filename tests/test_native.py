@@ -13,8 +13,9 @@ import sklearn.datasets
 from PIL import Image
 
 from byol_jax.convert import load, native, timm
+from byol_jax.convert.info import EncoderInfo
 from byol_jax.convert.load import load_encoder, read_encoder
-from byol_jax.convert.native import EncoderInfo, save_encoder
+from byol_jax.convert.native import save_encoder
 from byol_jax.manifest import file_sha256
 from byol_jax.models import make_encoder
 

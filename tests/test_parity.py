@@ -18,8 +18,8 @@ from torch_resnet import (  # noqa: E402
     trained_like,
 )
 
+from byol_jax.convert.info import EncoderInfo  # noqa: E402
 from byol_jax.convert.load import LoadedEncoder  # noqa: E402
-from byol_jax.convert.native import EncoderInfo  # noqa: E402
 from byol_jax.convert.timm import TORCHVISION, save_timm  # noqa: E402
 from byol_jax.models import make_encoder  # noqa: E402
 

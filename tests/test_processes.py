@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 
@@ -27,25 +28,22 @@ def environment(devices, **more):
     return env | {"JAX_NUM_CPU_DEVICES": str(devices)} | more
 
 
-def start(workdir, *flags, devices=2, **env):
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "byol_jax.train", "--config", "configs/digits.py"),
-            *("--workdir", str(workdir), *flags),
-        ],
-        cwd=ROOT,
-        env=environment(devices, **env),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def start(workdir, *flags, devices=2, interpreter=False, **env):
+    """The train command; in a new interpreter, which hashes strings in a way of its own, or not."""
+    command = ("-m", "byol_jax.train", "--config", "configs/digits.py")
+    command = (*command, "--workdir", str(workdir), *flags)
+    env = environment(devices, **env)
+    files = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    if interpreter:
+        return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, text=True, **files)
+    return fork_server.Process(*command, env=env, **files)
 
 
-def start_two(workdir, *flags, **env):
+def start_two(workdir, *flags, **more):
     """Two processes of two CPU devices each."""
     where = (f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2")
     flags = (*where, "--heartbeat_seconds=10", *flags)
-    return [start(workdir, f"--process_id={i}", *flags, **env) for i in (0, 1)]
+    return [start(workdir, f"--process_id={i}", *flags, **more) for i in (0, 1)]
 
 
 def finish(started):
@@ -70,7 +68,7 @@ def rows(workdir):
 
 
 EXACT = (
-    *("--config.encoder.dtype=float64", "--config.encoder.width=0.25", "--config.method.hidden=32"),
+    *("--config.encoder.dtype=float64", "--config.encoder.width=0.25", "--config.byol.hidden=32"),
     *("--config.epochs=2", "--config.log_every=1", "--config.evaluate_every=1"),
     *("--config.checkpoint_every=8", "--config.data.steps_per_dispatch=1"),
 )
@@ -95,7 +93,7 @@ def test_two_processes_of_two_devices_are_one_of_four(tmp_path, one, placement):
     fail with the rows of process 0 given to both, and with labels of its own share alone.
     """
     flags = (*EXACT, *(STREAM if placement == "stream" else ()))
-    codes, said = finish(start_two(tmp_path, *flags, **QUICK))
+    codes, said = finish(start_two(tmp_path, *flags, interpreter=placement == "resident", **QUICK))
     assert codes == [0, 0], said
     two, expected = arrays(tmp_path, 20), arrays(one, 20)
     assert two.keys() == expected.keys()
@@ -116,8 +114,9 @@ import json, sys
 import jax, jax.numpy as jnp, numpy as np
 from byol_jax import log, mesh, processes
 from byol_jax.core import TrainState
-from byol_jax.loop import Damage, Hooks, Options, fit
-from byol_jax.watch import Stop, Upkeep
+from byol_jax.faults import Damage
+from byol_jax.loop import Hooks, Options, Program, fit
+from byol_jax.watch import RunMonitor, Stop
 
 index = int(sys.argv[2])
 said = processes.join(sys.argv[1], 2, index, heartbeat_seconds=10)
@@ -144,13 +143,15 @@ def write(step, row):
     if sys.argv[4] == "stop" and index == 1 and step == 3:
         stop.signal = 15
 
-zero = mesh.lay(np.int32(0), mesh.replicated(where))
+everywhere = mesh.replicated(where)
+zero = mesh.place(np.int32(0), everywhere)
 damage = Damage(1e9, str)
 fit(
-    TrainState(zero, zero, {}, {}, {}), step, batches(), Options(9, 8, log_every=1),
-    root_key=mesh.lay(jax.random.key(0), mesh.replicated(where)), mesh=where,
-    hooks=Hooks(None, lambda s, *_: saved.append(s), write), damage=damage,
-    upkeep=Upkeep(stop), quiet=True,
+    TrainState(zero, zero, {}, {}, {}),
+    Program(step, batches(), mesh.place(jax.random.key(0), everywhere), where),
+    Options(9, 8, log_every=1, quiet=True),
+    Hooks(None, lambda s, *_: saved.append(s), write, damage=damage),
+    RunMonitor(stop),
 )
 loss = {k: v["train/loss"] for k, v in rows.items()}
 counts = [v["data/damaged"] for v in rows.values()]
@@ -162,13 +163,11 @@ def run_loop(damage, stop):
     """What the two processes of `LOOP` printed."""
     where = f"127.0.0.1:{free_port()}"
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", LOOP, where, str(i), damage, stop],
-            cwd=ROOT,
+        fork_server.Process(
+            *("-c", LOOP, where, str(i), damage, stop),
             env=environment(2),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=fork_server.PIPE,
+            stderr=fork_server.PIPE,
         )
         for i in (0, 1)
     ]

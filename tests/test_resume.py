@@ -4,24 +4,21 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
+import fork_server
 import jax
 import numpy as np
 import pytest
 
 from byol_jax.checkpoint import Checkpoints
 
-ROOT = Path(__file__).parents[1]
 STEPS = 60
 
 
 def command(workdir, *more):
     return [
-        *(sys.executable, "-m", "byol_jax.train"),
+        *("-m", "byol_jax.train"),
         *("--config", "configs/digits.py", "--workdir", str(workdir)),
         *("--config.epochs=6", "--config.log_every=1", "--config.checkpoint_every=7"),
         *("--config.keep=2", "--config.evaluate_every=2", "--config.encoder.width=0.25"),
@@ -29,15 +26,9 @@ def command(workdir, *more):
     ]
 
 
-def start(workdir, *more, stderr=subprocess.PIPE):
+def start(workdir, *more, stderr=fork_server.PIPE):
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    return subprocess.Popen(
-        command(workdir, *more),
-        cwd=ROOT,
-        env=env,
-        stderr=stderr,
-        text=True,
-    )
+    return fork_server.Process(*command(workdir, *more), env=env, stderr=stderr)
 
 
 def finish(workdir, *more):

@@ -11,7 +11,7 @@ from byol_jax import train as command
 from byol_jax.checkpoint import Checkpoints
 from byol_jax.data.order import epoch_permutation
 from byol_jax.events import read_events
-from byol_jax.loop import TrainingError
+from byol_jax.faults import TrainingError
 from configs import digits
 
 BATCH, STEPS = 128, 10  # an epoch of digits
@@ -20,7 +20,7 @@ BATCH, STEPS = 128, 10  # an epoch of digits
 def config(**more):
     c = digits.get_config()
     c.epochs, c.log_every, c.checkpoint_every, c.evaluate_every = 2, 1, 2, 0
-    c.encoder.width, c.method.hidden, c.method.out = 0.25, 16, 8
+    c.encoder.width, c.byol.hidden, c.byol.out = 0.25, 16, 8
     c.data.placement, c.data.steps_per_dispatch = "stream", 0
     c.update(more)
     return c
@@ -30,8 +30,8 @@ def poisoned(index):
     """`build_step` whose step is not finite where a batch holds an example."""
     build = command.build_step
 
-    def build_step(e, constants):
-        step = build(e, constants)
+    def build_step(e, feed, constants):
+        step = build(e, feed, constants)
 
         def poison(state, batch, key):
             state, metrics = step(state, batch, key)

@@ -11,8 +11,8 @@ import safetensors.numpy
 import safetensors.torch
 from torch_resnet import TorchResNet, photo_crops, relative_error, torch_features, trained_like
 
+from byol_jax.convert.info import EncoderInfo
 from byol_jax.convert.load import LoadedEncoder, read_encoder
-from byol_jax.convert.native import EncoderInfo
 from byol_jax.convert.timm import from_state_dict, save_timm, to_state_dict
 from byol_jax.models import make_encoder
 

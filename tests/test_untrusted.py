@@ -4,18 +4,18 @@ import ast
 import io
 import json
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 
 import byol_jax
 from byol_jax import untrusted
-from byol_jax.config import default_config, load_config, save_config
-from byol_jax.data.source import open_source
+from byol_jax.config import default_config
+from byol_jax.config_file import load_config, save_config
+from byol_jax.data.opening import open_source
 from byol_jax.manifest import what_is_wrong, write_manifest
 from byol_jax.untrusted import read_json
 
@@ -233,8 +233,7 @@ def test_other_arrays_of_an_archive_are_not_read(tmp_path):
 
 def test_a_very_long_flag_is_one_line():
     """Fails if absl's search for a similar flag ends in a RecursionError (found by fuzz)."""
-    command = [sys.executable, "-m", "byol_jax.train", "--" + "1" * 3000]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent, timeout=200)
+    done = fork_server.run("-m", "byol_jax.train", "--" + "1" * 3000)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

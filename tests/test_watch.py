@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import fork_server
 import pytest
 
 from byol_jax.processes import RESTART
@@ -16,14 +17,15 @@ from byol_jax.watch import Profile, Stop, Watchdog
 ROOT = Path(__file__).parents[1]
 
 
-def program(code, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+def deaf(**values):
+    """A process that runs `DEAF`, when it is ready."""
+    process = fork_server.Process(
+        *("-c", DEAF.format(**values)), stdout=fork_server.PIPE, stderr=fork_server.PIPE
     )
+    while process.said() != "ready\n":
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
 
 
 # One call of C that no Python can interrupt, as a compilation is: a wait that begins again when a
@@ -44,8 +46,7 @@ with Stop().listen() as stop:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_start_at_once(number):
     """Fails if the handler waits for the main thread, which is in a long call of a library."""
-    process = program(DEAF.format(free=True, locked=False))
-    assert process.stdout.readline() == "ready\n"
+    process = deaf(free=True, locked=False)
     begin = time.monotonic()
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -56,12 +57,11 @@ def test_a_signal_ends_a_start_at_once(number):
 
 def test_a_signal_in_training_only_asks():
     """Fails if a step that could be saved is thrown away."""
-    process = program(DEAF.format(free=False, locked=False))
-    assert process.stdout.readline() == "ready\n"
+    process = deaf(free=False, locked=False)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert out == f"heard {int(signal.SIGTERM)}\n"
+    assert out == f"ready\nheard {int(signal.SIGTERM)}\n"
     assert "saving after this step" in err
 
 
@@ -93,14 +93,7 @@ with dog.watch():
 
 def run_hang(folder, **values):
     code = HANG.format(**values)
-    return subprocess.run(
-        [sys.executable, "-c", code, str(folder)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return fork_server.run("-c", code, folder, timeout=60)
 
 
 def test_a_hung_process_ends_itself_and_shows_where(tmp_path):
@@ -154,10 +147,16 @@ print(json.dumps([traced, [p.name for p in folders]]))
 def trace(folder, window, count=1, ask_at=0):
     """The dispatches, by their first steps, that a trace saw, and the folders of traces."""
     words = json.dumps([window, count, ask_at])
-    process = program(TRACE, str(folder), words)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return json.loads(out)
+    done = subprocess.run(
+        [sys.executable, "-c", TRACE, str(folder), words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def test_a_window_of_steps_is_traced(tmp_path):

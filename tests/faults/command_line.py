@@ -12,14 +12,16 @@ import mutate
 def prepare_overrides(folder):
     """The keys of the config, and a config file."""
     # Imported once, before cases fork; nothing here starts a thread.
-    import byol_jax.build.experiment
     import byol_jax.cli
+    import byol_jax.experiment.methods
+    import byol_jax.experiment.views
     from byol_jax.config import default_config, flatten
 
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "config.py"
     file.write_text("from byol_jax.config import default_config as get_config  # noqa: F401\n")
-    assert byol_jax.build.experiment.build
+    assert byol_jax.experiment.methods.build_encoder
+    assert byol_jax.experiment.views.build_views
     assert byol_jax.cli.run
     return {"file": str(file), "keys": flatten(default_config())}
 
@@ -66,8 +68,10 @@ def _parse(argv, err):
     from ml_collections import config_flags
 
     from byol_jax import cli
-    from byol_jax.build.experiment import build_encoder_of, build_views, check_values
-    from byol_jax.config import check_keys, load_config, save_config
+    from byol_jax.config import resolve
+    from byol_jax.config_file import load_config, save_config
+    from byol_jax.experiment.methods import build_encoder
+    from byol_jax.experiment.views import build_views
 
     os.dup2(err, 2)
     sys.argv = argv
@@ -78,11 +82,9 @@ def _parse(argv, err):
         flags.DEFINE_bool("debug", False, "")
 
         def main():
-            config = flags.FLAGS.config
-            check_keys(config)
-            check_values(config)
+            config = resolve(flags.FLAGS.config)
             build_views(config, 3)
-            build_encoder_of(config, 3)
+            build_encoder(config, 3)
             with tempfile.TemporaryDirectory() as folder:
                 save_config(config, Path(folder, "config.json"))
                 load_config(Path(folder, "config.json"))

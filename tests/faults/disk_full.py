@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-import runs
+import small_runs as runs
 
 from byol_jax.manifest import what_is_wrong
 

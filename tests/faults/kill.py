@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-import runs
+import small_runs as runs
 
 
 def kill_once(workdir: Path, moment: str, draw: random.Random) -> str | None:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-import runs
+import small_runs as runs
 
 from byol_jax.processes import RESTART
 

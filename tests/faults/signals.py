@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-import runs
+import small_runs as runs
 
 PHASES = {
     "opening the data": lambda w: "opening the data ..." in runs.said(w),

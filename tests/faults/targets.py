@@ -194,7 +194,8 @@ def _small_encoder():
 
 def prepare_config(folder):
     """The JSON of a config, beside checkpoints."""
-    from byol_jax.config import default_config, save_config
+    from byol_jax.config import default_config
+    from byol_jax.config_file import save_config
 
     folder.mkdir(parents=True, exist_ok=True)
     save_config(default_config(), folder / "config.json")
@@ -203,26 +204,28 @@ def prepare_config(folder):
 
 def config(shared, folder, draw):
     """A spoilt config.json of a run."""
-    from byol_jax.build.experiment import build_encoder_of, build_views, check_values
-    from byol_jax.config import flatten, load_config, save_config
+    from byol_jax.config import flatten, resolve
+    from byol_jax.config_file import load_config, save_config
+    from byol_jax.experiment.methods import build_encoder
+    from byol_jax.experiment.views import build_views
 
     text = mutate.mutate_json(draw, shared)
     if draw.random() < 0.2:
         text = mutate.mutate(draw, shared.encode())
     (folder / "config.json").write_bytes(text)
-    loaded = load_config(folder / "config.json")
-    check_values(loaded)
+    loaded = resolve(load_config(folder / "config.json"))
     build_views(loaded, 3)
-    build_encoder_of(loaded, 3)
+    build_encoder(loaded, 3)
     save_config(loaded, folder / "again.json")
-    assert flatten(load_config(folder / "again.json")) == flatten(loaded)
+    assert flatten(resolve(load_config(folder / "again.json"))) == flatten(loaded)
     return 1
 
 
 def prepare_checkpoint(folder):
     """A run folder with a small checkpoint, and an export of the same encoder."""
     from byol_jax.checkpoint import Checkpoints
-    from byol_jax.convert.native import EncoderInfo, save_encoder
+    from byol_jax.convert.info import EncoderInfo
+    from byol_jax.convert.native import save_encoder
     from byol_jax.core import TrainState
     from byol_jax.run_folder import read_run
 
@@ -307,7 +310,7 @@ def prepare_safetensors(folder):
     """A timm export of a small ResNet."""
     import jax
 
-    from byol_jax.convert.native import EncoderInfo
+    from byol_jax.convert.info import EncoderInfo
     from byol_jax.convert.timm import save_timm
     from byol_jax.models import make_encoder
 

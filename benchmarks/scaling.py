@@ -66,7 +66,7 @@ def find(
 
 
 def point(found: list[Figures], encoder: str, shape: str, batch: int) -> Figures | None:
-    """The figures of a point: compiled, or derived of one with the same batch per device, or none."""
+    """The figures of a point: compiled, or derived from one with the same batch per device."""
     exact = find(found, encoder, shape, batch)
     if exact is not None:
         return exact | {"how": "compiled"}

@@ -165,7 +165,7 @@ def run(
 
 
 def _kept() -> IO[bytes]:
-    return tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
+    return tempfile.TemporaryFile()
 
 
 def _descriptor(file: Any, nothing: Any, inherited: int) -> int:

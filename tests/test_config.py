@@ -278,7 +278,8 @@ def test_every_choice(key):
         (
             "optimizer.schedule",
             "cosin",
-            "optimizer.schedule is 'cosin'; expected one of cosine, multistep; did you mean cosine?",
+            "optimizer.schedule is 'cosin'; expected one of cosine, multistep; did you mean "
+            "cosine?",
         ),
     ],
 )

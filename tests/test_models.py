@@ -415,7 +415,9 @@ def test_drop_path_drops_whole_branches_and_keeps_their_mean(x64):
     run = functools.partial(block.apply, mutable=["batch_stats"])
     drop = jax.jit(lambda key: run(variables, x, key, Groups(1), True)[0])
     found = drop(KEY)
-    every = jax.jit(lambda: sure.apply(variables, x, None, Groups(1), True, mutable=["batch_stats"])[0])
+    every = jax.jit(
+        lambda: sure.apply(variables, x, None, Groups(1), True, mutable=["batch_stats"])[0]
+    )
     branch = every() - x
     kept, dropped = (x + branch / (1 - rate))[0], x[0]
     is_kept = np.isclose(found, kept[None], atol=1e-9).all((1, 2, 3))

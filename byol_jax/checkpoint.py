@@ -115,10 +115,13 @@ class Checkpoints:
     def check_room(self, state: TrainState) -> None:
         """Refuse to save where the disk has no room for it.
 
+        Args:
+          state: arrays, or their shapes.
+
         Raises:
           ValueError: with both sizes.
         """
-        arrays = sum(x.nbytes for x in jax.tree.leaves(state) if hasattr(x, "nbytes"))
+        arrays = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
         size = 1.1 * arrays + 2**21  # with the metadata, and what else the run writes
         free = shutil.disk_usage(self._root).free
         if main_process() and free < size:

@@ -271,6 +271,16 @@ def test_a_save_that_would_not_fit_is_refused_ahead(saved, tmp_path, monkeypatch
     assert saved.latest() == 9
 
 
+def test_a_start_looks_at_the_disk_by_shapes_alone(saved, tmp_path, monkeypatch):
+    """Fails if shapes count as nothing: a run would train until its first save."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**29))
+    weights = {"w": jax.ShapeDtypeStruct((2**28,), np.float32)}
+    scalar = jax.ShapeDtypeStruct((), np.int32)
+    with pytest.raises(ValueError, match=r"takes 1\.1 GiB.*has 0\.5 GiB free"):
+        saved.check_room(TrainState(scalar, scalar, weights, {}, {}))
+
+
 FULL = """
 import pathlib, resource, signal, sys
 import numpy as np

@@ -238,7 +238,7 @@ def test_a_recipe_gets_every_key_of_its_group():
     ],
 )
 def test_a_probe_where_there_are_labels(name, probe, classes, expected):
-    """Fails if a probe is trained without labels, beside a classifier, or where it is not wanted."""
+    """Fails if a probe is trained without labels, beside a classifier, or where none is wanted."""
     config = resolve(config_of(method__name=name, method__probe=probe))
     method = build_method(config, parts("float32"), FACTS._replace(classes=classes))
     batch = make_batch(4, "float32")

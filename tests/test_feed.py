@@ -137,7 +137,9 @@ def test_resident_data_need_views_on_the_device(tmp_path):
     """Fails if the combination is taken and does something else."""
     with pytest.raises(ValueError, match=r"set views\.placement to device"):
         build(config_of(tmp_path, data__placement="resident", views__placement="host"))
-    with pytest.raises(ValueError, match=r"views\.placement is 'gpu'; expected one of host, device\."):
+    with pytest.raises(
+        ValueError, match=r"views\.placement is 'gpu'; expected one of host, device\."
+    ):
         build(config_of(tmp_path, views__placement="gpu"))
 
 

@@ -53,7 +53,7 @@ def test_a_missing_key_is_named():
     """Fails if an old config is taken with a key less."""
     config = default_config()
     del config.method.tau
-    with pytest.raises(ValueError, match=r"lacks the key method\.tau"):
+    with pytest.raises(ValueError, match=r"has no key method\.tau"):
         check_keys(config)
 
 
@@ -127,12 +127,12 @@ def test_the_file_comes_back_equal(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no JSON"),
-        (b'{"seed": 0, "batch_si', "is no JSON"),
-        (b"\xff\xfe\x00garbage", "is no JSON"),
-        (b"[1, 2]", "is no config"),
-        (b"null", "is no config"),
-        (b"3", "is no config"),
+        (b"", "is not JSON"),
+        (b'{"seed": 0, "batch_si', "is not JSON"),
+        (b"\xff\xfe\x00garbage", "is not JSON"),
+        (b"[1, 2]", "is not a config"),
+        (b"null", "is not a config"),
+        (b"3", "is not a config"),
         (b'{"seed": "x"}', "seed cannot be 'x'"),
         (b'{"seed": null}', "seed cannot be None"),
         (b'{"epochs": 1.5}', "epochs cannot be 1.5"),

@@ -113,7 +113,7 @@ def test_damaged_files_keep_their_place(tmp_path):
         assert rows == must | links, way
     reasons = [pipeline.why_damaged(source, 2 * i) for i in range(len(names))]
     assert reasons[0] == "cannot be read: No such file or directory"
-    assert reasons[2:4] == ["cannot be read: it is no plain file"] * 2
+    assert reasons[2:4] == ["cannot be read: it is not a plain file"] * 2
     assert reasons[4] == f"it has {2**42:,} bytes, more than {MAX_BYTES:,}"
     assert source.describe(4) == str(tmp_path / "b" / "train" / "04.jpg")
 

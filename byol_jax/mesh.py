@@ -32,8 +32,8 @@ def make_mesh(devices: Sequence[Any] | None = None, fsdp: int = 1) -> Mesh:
     devices = jax.devices() if devices is None else devices
     if fsdp < 1 or len(devices) % fsdp:
         raise ValueError(
-            f"mesh.fsdp is {fsdp}, which does not divide the number of devices, {len(devices)}; "
-            "expected a divisor of it."
+            f"mesh.fsdp is {fsdp}, but {len(devices)} devices cannot be divided by it; expected a "
+            "divisor of their number."
         )
     return Mesh(np.asarray(devices).reshape(-1, fsdp), ("data", "fsdp"))
 

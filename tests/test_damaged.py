@@ -79,7 +79,7 @@ def test_damaged_records_keep_their_place(spoilt, form, tmp_path):
     assert reasons == [
         "the record is corrupt: its checksum is wrong",
         "the record is corrupt: its checksum is wrong",
-        "the record is no tf.train.Example",
+        "the record is not a tf.train.Example",
         "the record has no images under 'image', expected one",
         "the record has no images under 'image', expected one",
         "its label is 1000000000000, expected 0 to 9",

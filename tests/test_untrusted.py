@@ -219,7 +219,7 @@ def test_labels_cost_memory_for_each_class(tmp_path):
     images = np.zeros((50, 4, 4), np.uint8)
     images[:, 0, 0] = np.arange(50)
     np.savez(tmp_path / "a.npz", images=images, labels=np.full(50, 10**12))
-    with pytest.raises(ValueError, match="labels holds 1000000000000; expected classes below"):
+    with pytest.raises(ValueError, match="labels contains 1000000000000; expected classes below"):
         open_source("npz", str(tmp_path / "a.npz"))
 
 

@@ -148,7 +148,7 @@ def test_what_a_killed_save_left_is_cleared(saved, tmp_path):
     (left / "state").mkdir(parents=True)
     (left / "state" / "torn").write_text("half")
     Checkpoints(tmp_path).close()
-    assert left.exists(), "somebody else may be saving"
+    assert left.exists(), "another process may be saving"
     again = Checkpoints(tmp_path, clear=True)
     assert not left.exists()
     assert again.latest() == 7
@@ -309,6 +309,6 @@ def test_a_save_that_fails_leaves_nothing_and_says_so(tmp_path):
     """Fails if a torn folder stays, counts as a checkpoint, or the failure is kept quiet."""
     done = fork_server.run("-c", FULL, tmp_path)
     assert "refused: A checkpoint could not be saved in" in done.stdout, done.stderr
-    assert "Step 1 is the newest there is" in done.stdout
+    assert "The newest is step 1" in done.stdout
     assert done.stdout.endswith("newest (1, [])\n")
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]

@@ -71,7 +71,7 @@ def test_a_missing_key_is_named(key):
     config = default_config()
     *groups, name = key.split(".")
     del (config[groups[0]] if groups else config)[name]
-    with pytest.raises(ValueError, match=f"lacks the key {key}; start from default_config"):
+    with pytest.raises(ValueError, match=f"has no key {key}; start from default_config"):
         resolve(config)
 
 

@@ -66,12 +66,12 @@ def test_a_resolved_config_comes_back_equal(tmp_path, values):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no JSON"),
-        (b'{"seed": 0, "batch_si', "is no JSON"),
-        (b"\xff\xfe\x00garbage", "is no JSON"),
-        (b"[1, 2]", "is no config"),
-        (b"null", "is no config"),
-        (b"3", "is no config"),
+        (b"", "is not JSON"),
+        (b'{"seed": 0, "batch_si', "is not JSON"),
+        (b"\xff\xfe\x00garbage", "is not JSON"),
+        (b"[1, 2]", "is not a config"),
+        (b"null", "is not a config"),
+        (b"3", "is not a config"),
         (b'{"seed": "x"}', "seed cannot be 'x'"),
         (b'{"seed": null}', "seed cannot be None"),
         (b'{"epochs": 1.5}', "epochs cannot be 1.5"),

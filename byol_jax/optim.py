@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-Tree = Any
+from byol_jax.core import Tree
+
 Schedule = Callable[[Array], Array]
 
 # By default biases and the scales of norms are neither decayed nor adapted.

@@ -19,7 +19,7 @@ from byol_jax.views.spec import EvalSpec, Recipe, ViewSpec, check_recipe
 if TYPE_CHECKING:
     import tensorflow as tf
 
-Batch = dict[str, np.ndarray]
+HostBatch = dict[str, np.ndarray]
 # (batches done, whether to tolerate damaged images) -> the rest of the data set.
 Opener = Callable[[int, bool], "tf.data.Dataset"]
 
@@ -76,7 +76,7 @@ def train_batches(
     process_count: int = 1,
     threads: int = 0,
     on_device: bool = False,
-) -> Iterator[Batch]:
+) -> Iterator[HostBatch]:
     """This process's rows of the training batches, from `position` on, without end.
 
     Args:
@@ -160,7 +160,7 @@ def row_batches(
     position: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[Batch]:
+) -> Iterator[HostBatch]:
     """The training batches of images in memory, by row: `train_batches` without the images.
 
     Returns:
@@ -181,14 +181,14 @@ def row_batches(
         epoch, first = epoch + 1, 0
 
 
-def _whole_images(source: Source, plan: Iterator[Batch]) -> Iterator[Batch]:
+def _whole_images(source: Source, plan: Iterator[HostBatch]) -> Iterator[HostBatch]:
     images = source.images
     assert images is not None
     for batch in plan:
         yield {"image": images[batch.pop("row")], **batch}
 
 
-def _train_batches(source: Source, open_at: Opener, chunk: int) -> Iterator[Batch]:
+def _train_batches(source: Source, open_at: Opener, chunk: int) -> Iterator[HostBatch]:
     for raw in _readable(source, open_at):
         # Merge chunks of images into one axis of rows.
         batch = {k: v.reshape(-1, *v.shape[2:]) for k, v in raw.items()} if chunk else raw
@@ -202,7 +202,7 @@ def eval_batches(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[Batch]:
+) -> Iterator[HostBatch]:
     """This process's rows of one pass over all examples, in the data set's order.
 
     Images in memory that already have the right size are read without TensorFlow.
@@ -244,7 +244,7 @@ def eval_batches(
 
 def _eval_batches(
     source: Source, open_at: Opener, spec: EvalSpec, share: int, count: int
-) -> Iterator[Batch]:
+) -> Iterator[HostBatch]:
     done = 0
     for raw in _readable(source, open_at):
         batch = _named(source, {**raw, "views": raw["views"][:, None]})
@@ -259,7 +259,7 @@ def _eval_batches(
 
 def _array_batches(
     source: Source, images: np.ndarray, spec: EvalSpec, own: tuple[int, int, int]
-) -> Iterator[Batch]:
+) -> Iterator[HostBatch]:
     mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
     offset, share, batch_size = own
     for batch in range(0, source.num_examples, batch_size):
@@ -337,7 +337,7 @@ def _divisor(n: int, most: int) -> int:
     return max(d for d in range(1, max(1, min(n, most)) + 1) if n % d == 0)
 
 
-def _readable(source: Source, open_at: Opener) -> Iterator[Batch]:
+def _readable(source: Source, open_at: Opener) -> Iterator[HostBatch]:
     """Batches of the fast pipeline until the first damaged image, then of the safe one."""
     import tensorflow as tf
 
@@ -359,9 +359,9 @@ def _readable(source: Source, open_at: Opener) -> Iterator[Batch]:
                 raise ValueError(tfrecord.what_is_wrong(source.name, source.shards, e)) from e
 
 
-def _named(source: Source, batch: Batch) -> Batch:
+def _named(source: Source, batch: HostBatch) -> HostBatch:
     """Add the labels, and turn "ok" into the mask."""
-    images: Batch = {k: v for k, v in batch.items() if k not in ("index", "label", "ok")}
+    images: HostBatch = {k: v for k, v in batch.items() if k not in ("index", "label", "ok")}
     index = batch["index"].astype(np.int32)
     if "label" in batch:
         label = batch["label"]
@@ -373,7 +373,7 @@ def _named(source: Source, batch: Batch) -> Batch:
     return {**images, "index": index, "label": label, "mask": mask}
 
 
-def _substitute(source: Source, batch: Batch) -> Batch:
+def _substitute(source: Source, batch: HostBatch) -> HostBatch:
     """Fill rows of mask 0 with images and label of the nearest good row before them, cyclically."""
     good = np.flatnonzero(batch["mask"])
     if len(good) == len(batch["mask"]):
@@ -389,7 +389,7 @@ def _substitute(source: Source, batch: Batch) -> Batch:
     return {k: v if k in ("index", "mask") else v[before] for k, v in batch.items()}
 
 
-def _pad(batch: Batch, batch_size: int) -> Batch:
+def _pad(batch: HostBatch, batch_size: int) -> HostBatch:
     missing = batch_size - len(batch["index"])
     if not missing:
         return batch

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from byol_jax.core import Tree
 from byol_jax.mesh import fetched, put_batch
 
-Tree = Any
 Outputs = Callable[[Tree, Any], Mapping[str, jax.Array]]
 
 

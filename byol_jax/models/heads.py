@@ -6,17 +6,16 @@ Shape key: N rows, G batch-norm groups, D features.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from byol_jax.core import Tree
 from byol_jax.models.init import draw_kernels
 from byol_jax.models.norm import GroupBatchNorm, Groups
-
-Tree = Any
 
 
 class Head(NamedTuple):

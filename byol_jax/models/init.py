@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-Tree = Any
+from byol_jax.core import Tree
 
 # Standard deviation of a unit normal cut off at +-2.
 _TRUNCATED = 0.87962566103423978

@@ -15,14 +15,14 @@ Shape key: B examples, V views, N rows, H W C image, S side of a view, U draws (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from byol_jax.core import Batch
 from byol_jax.views.spec import (
     GREY,
     ORDERS,
@@ -34,8 +34,6 @@ from byol_jax.views.spec import (
     group_slices,
     total_views,
 )
-
-Batch = Mapping[str, Any]  # as core.Batch
 
 # For each of the 24 orders: whether brightness comes before contrast, and how many of the two come
 # before saturation, and before hue.

@@ -225,9 +225,11 @@ def test_a_signal_while_a_step_is_checked_saves_it():
 
     class Late(Damage):
         def add(self, indices):
-            stop.signal = signal.SIGTERM
+            self.seen.add(len(self.seen))
+            if len(self.seen) == 2:
+                stop.signal = signal.SIGTERM
 
-    late = Late(1, str)
+    late = Late(9, str)
     options = Options(10, ROWS, evaluate_every=2)
     out, record = run(make_step(), options, damage=late, stop=stop)
     assert record.saved == [int(out.step)] == [2]

@@ -86,7 +86,7 @@ def first_step(e):
 def test_one_step_in_every_placement(quick):
     """Fails if a group is lost on its way, has another's size, or depends on where views are made.
 
-    (Take `"local"` out of `Feed.shapes`, or draw its numbers from the first group's slice.)
+    (Let `batch_shapes` see the first group alone, or `_without_views` keep "local".)
     """
     batch, host = first_step(build(config_of("host"), images()))
     for group, shape in GROUPS.items():

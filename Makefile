@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint clean
 
-# The environments are made once, and again when what they are made from changes.
+# The environments are made once, and again when their requirements change.
 $(VENV)/.demo: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
@@ -35,7 +35,7 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/shellcheck launch/*.sh launch/*.sbatch
 
-# The tests' libtpu would look for a TPU at every start of jax, and say that there is none.
+# The tests' libtpu would search for a TPU at every start of jax, and report that there is none.
 test: lint
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
 

@@ -4,9 +4,9 @@
         [--config.data.dir=/path/to/tensorflow_datasets]
 
 Reference: vturrisi/solo-learn:scripts/pretrain/cifar/byol.yaml and augmentations/asymmetric.yaml,
-which publishes 92.58 online linear top-1 after 1000 epochs. Its LARS caps each layer's rate at the
-learning rate (`lars.clip`). What differs: its stem pads by 2 px, ours by 1; its warm-up ends a step
-earlier.
+which reports 92.58 online linear top-1 after 1000 epochs. Its LARS limits each layer's rate to the
+learning rate (`lars.clip`). Differences: its stem pads by 2 px, ours by 1; its warm-up ends one
+step earlier.
 Hardware, hours and accuracy of this code: not yet run here.
 """
 
@@ -19,10 +19,10 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     """The config for a number of epochs; the published one is 1000.
 
     Raises:
-      ValueError: the number is none.
+      ValueError: it is not a number.
     """
     if not epochs.isdigit() or int(epochs) < 1:
-        raise ValueError(f"{epochs!r} is no number of epochs; give e.g. :200.")
+        raise ValueError(f"{epochs!r} is not a number of epochs; give e.g. :200.")
     c = default_config()
     c.batch_size = 256
     c.epochs = int(epochs)

@@ -248,11 +248,11 @@ def test_what_makes_it_fit():
         ("--config.optimizer.accumulate=4", False),
         ("--config.mesh.fsdp=8", None),
     ]
-    assert "state is 3.00 GiB, and 15.52 GiB lack" in tried[3]["skipped"]
+    assert "state is 3.00 GiB, but 15.52 GiB are missing" in tried[3]["skipped"]
     assert len(said) == 3
     assert not config.encoder.remat
     text = table.remedies(tried)
-    assert "5.48 GiB left, 5.0 ms a step (modelled)" in text
+    assert "5.48 GiB left, 5.0 ms per step (modelled)" in text
     assert "none of these fits" not in text
 
 

@@ -180,7 +180,7 @@ def test_an_export_with_a_link_out_is_refused(tmp_path, target):
     (tmp_path / "outside").write_text("{}")
     (folder / "encoder.json").symlink_to(target)
     (folder / "link").symlink_to("link")
-    with pytest.raises(ValueError, match="is a link that leads out of the folder; copy what"):
+    with pytest.raises(ValueError, match="is a link that leads out of the folder; replace it"):
         byol_jax.load_encoder(folder)
     shutil.rmtree(folder)
     folder.mkdir()

@@ -185,7 +185,7 @@ _HEADS = {
     "out": _count(256),  # width of the embedding
 }
 
-# choice -> its values that have keys of their own -> those keys. All encoders called resnetN share
+# choice -> its values with their own keys -> those keys. All encoders called resnetN share
 # the group "resnet".
 GROUPS: dict[str, dict[str, dict[str, Key]]] = {
     "method.name": {

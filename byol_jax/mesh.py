@@ -142,7 +142,7 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
     """Refuse a global batch that cannot be sharded evenly over the devices.
 
     Raises:
-      ValueError: gives the nearest batch sizes that can be.
+      ValueError: gives the nearest batch sizes that work.
     """
     n = mesh.devices.size
     if batch_size < n or batch_size % n:

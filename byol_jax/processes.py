@@ -151,8 +151,8 @@ def _complain(here: threading.Event, limit: float) -> None:
             )
             continue
         _print(
-            f"error: the other processes of the run did not come within {limit:.0f} s. Start the "
-            "same command on every host (on a TPU pod: gcloud compute tpus tpu-vm ssh NAME "
+            f"error: the other processes of the run did not connect within {limit:.0f} s. Start "
+            "the same command on every host (on a TPU pod: gcloud compute tpus tpu-vm ssh NAME "
             "--worker=all), check that they reach the coordinator's port (--coordinator_port), or "
             "wait longer with --wait_for_processes."
         )

@@ -255,6 +255,6 @@ def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
     def call(state: TrainState, batches: Batch, root_key: Array) -> tuple[TrainState, dict]:
         return compiled(*arguments(state, batches, root_key))
 
-    # As of what jit gives: traced without a call, here and there of shapes alone.
+    # Like jit's own methods: trace or lower without a call, also from shapes alone.
     vars(call)["lower"] = lambda *args: compiled.lower(*arguments(*args))
     return call

@@ -4,7 +4,7 @@
         [--config.data.dir=/path/to/tensorflow_datasets]
 
 Reference: google-deepmind/deepmind-research:byol/README.md (Imagenette), byol/configs/byol.py.
-It publishes about 92.3 top-1 of the online classifier after 1000 epochs, in about 4 h on a V100.
+It reports about 92.3 top-1 for the online classifier after 1000 epochs, in about 4 h on a V100.
 Padding and shortcuts are DeepMind's (`same`, `project_first`): such an encoder has no exact form in
 timm or torchvision.
 Hardware, hours and accuracy of this code: not yet run here.
@@ -19,10 +19,10 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     """The config for a number of epochs; the published one is 1000.
 
     Raises:
-      ValueError: the number is none.
+      ValueError: it is not a number.
     """
     if not epochs.isdigit() or int(epochs) < 1:
-        raise ValueError(f"{epochs!r} is no number of epochs; give e.g. :100.")
+        raise ValueError(f"{epochs!r} is not a number of epochs; give e.g. :100.")
     c = default_config()
     c.batch_size = 256
     c.epochs = int(epochs)

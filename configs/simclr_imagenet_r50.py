@@ -16,10 +16,10 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     """The config for a number of epochs.
 
     Raises:
-      ValueError: the number is none.
+      ValueError: it is not a number.
     """
     if not epochs.isdigit() or int(epochs) < 1:
-        raise ValueError(f"{epochs!r} is no number of epochs; give e.g. :100.")
+        raise ValueError(f"{epochs!r} is not a number of epochs; give e.g. :100.")
     c = default_config()
     c.batch_size = 4096
     c.epochs = int(epochs)

@@ -189,7 +189,7 @@ def test_folder_with_classes_and_parts(tmp_path):
     assert test.classes == 3
     assert test.describe(0) == str(tmp_path / "val" / "b" / "6.png")
     save(tmp_path / "val" / "d" / "8.png")
-    with pytest.raises(ValueError, match=r"has the class folder 'd', which .*train lacks"):
+    with pytest.raises(ValueError, match=r"has the class folder 'd', but .*train does not"):
         open_source("folder", str(tmp_path), "test")
 
 

@@ -180,7 +180,7 @@ def test_an_export_with_a_link_out_is_refused(tmp_path, target):
     (tmp_path / "outside").write_text("{}")
     (folder / "encoder.json").symlink_to(target)
     (folder / "link").symlink_to("link")
-    with pytest.raises(ValueError, match="is a link that leads out of the folder; copy what"):
+    with pytest.raises(ValueError, match="is a link that leads out of the folder; replace it"):
         byol_jax.load_encoder(folder)
     shutil.rmtree(folder)
     folder.mkdir()
@@ -205,7 +205,7 @@ def test_a_bomb_of_an_archive_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
     described = {"descr": "|u1", "fortran_order": False, "shape": (10**13, 1, 1)}
     archive(path, described, b"x" * 100)
-    with pytest.raises(ValueError, match=r"'images' is not of the size \(10000000000000, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"'images' does not have the size \(10{13}, 1, 1\)"):
         open_source("npz", str(path))
     archive(path, described | {"shape": (2**24, 4, 4)}, bytes(2**28))
     assert path.stat().st_size < 2**20

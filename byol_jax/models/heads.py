@@ -22,8 +22,8 @@ class Head(NamedTuple):
     """A head as two pure functions.
 
     init(key, x_NGD) -> (params, stats)
-    apply(params, stats, x_NGD, train, groups=1) -> (y_NGE, stats)    groups: as of an `Encoder`
-    dim: E, the width of what it returns; 0: that of what it is given
+    apply(params, stats, x_NGD, train, groups=1) -> (y_NGE, stats)    groups: as for an `Encoder`
+    dim: E, the width of the output; 0: the same as the input's
     """
 
     init: Callable[[Array, Array], tuple[Tree, Tree]]
@@ -53,7 +53,7 @@ class _Mlp(nn.Module):
                 name=f"fc{i}",
             )(x)
             if self.norm_last if last else self.norm:
-                # The last norm has no offset: a shared shift of all embeddings says nothing.
+                # The last norm has no offset: a common shift of all embeddings has no effect.
                 norm = GroupBatchNorm(
                     use_bias=not last, param_dtype=self.param_dtype, name=f"bn{i}"
                 )
@@ -79,13 +79,13 @@ def mlp(
     and BN after every layer (`hidden_bias=False, norm_last=True`).
 
     Args:
-      widths: width of every layer, the last being the embedding's; empty: the identity.
-      norm, norm_last: batch norm after the hidden layers, after the last one.
-      hidden_bias, last_bias: bias of the linear layers.
+      widths: width of every layer, the last being the embedding's; empty for the identity.
+      norm, norm_last: batch norm after the hidden layers, and after the last one.
+      hidden_bias, last_bias: biases of the hidden and the last linear layers.
       dtype, param_dtype: of the computation, of the parameters.
 
     Returns:
-      The head; it maps [N, G, D] to [N, G, widths[-1]], batch norm taking its statistics per G.
+      The head; it maps [N, G, D] to [N, G, widths[-1]], with batch-norm statistics per G.
     """
     module = _Mlp(widths, norm, norm_last, hidden_bias, last_bias, dtype, param_dtype)
 

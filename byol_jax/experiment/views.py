@@ -67,8 +67,11 @@ def check_takes(method: str, takes: Mapping[str, int], name: str, recipe: Recipe
     def say(counts: Mapping[str, Any]) -> str:
         return " and ".join(f"{n} {group!r}" for group, n in counts.items())
 
-    hint = "views.recipe=crop_flip makes one view" if dict(takes) == {"views": 1} else ""
-    hint = hint or "views.recipe byol, simclr, cifar and digits make two"
+    hint = "views.recipe byol, simclr, cifar and digits make two"
+    if dict(takes) == {"views": 1}:
+        hint = "views.recipe=crop_flip makes one view"
+    elif "local" in takes:
+        hint = "views.recipe=multi_crop makes multi_crop.count local views"
     raise ValueError(
         f"method.name={method} takes {say(takes)} of each image, but views.recipe={name} makes "
         f"{say(made)}; {hint}."

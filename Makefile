@@ -40,7 +40,7 @@ lint: $(VENV)/.test
 
 # The tests' libtpu would look for a TPU at every start of jax, and say that there is none.
 test: lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

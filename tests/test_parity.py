@@ -20,8 +20,8 @@ from byol_jax.convert.load import LoadedEncoder
 from byol_jax.convert.timm import TORCHVISION, save_timm
 from byol_jax.models import make_encoder
 
-# The usual wheel of torchvision has operators compiled for CUDA, which the CPU build of torch cannot
-# load. No ResNet uses them, but importing torchvision refers to these two.
+# The usual wheel of torchvision has operators compiled for CUDA, which the CPU build of torch
+# cannot load. No ResNet uses them, but importing torchvision refers to these two.
 try:
     for file in Path(importlib.util.find_spec("torchvision").origin).parent.glob("_C*.so"):
         torch.ops.load_library(file)
@@ -30,8 +30,8 @@ except OSError:
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
-import timm  # noqa: E402
-import torchvision  # noqa: E402
+import timm
+import torchvision
 
 MEAN, STD = (0.41, 0.47, 0.52), (0.21, 0.28, 0.33)
 NAMES = (*TORCHVISION, "resnet200")

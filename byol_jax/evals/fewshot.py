@@ -6,6 +6,7 @@ Shape key: N training examples, M test examples, D features.
 from __future__ import annotations
 
 import numpy as np
+
 from byol_jax.log import say
 
 

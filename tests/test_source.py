@@ -144,7 +144,7 @@ def test_npz_with_parts(tmp_path):
         ({"images": PIXELS[:0]}, r"shape \(0, 4, 4, 3\)"),
         ({"images": PIXELS, "labels": LABELS[:5]}, r"\(5,\); expected integers \(200,\)"),
         ({"images": PIXELS, "labels": LABELS / 2}, "labels is float64"),
-        ({"images": PIXELS, "labels": LABELS - 3}, "labels holds -3"),
+        ({"images": PIXELS, "labels": LABELS - 3}, "labels contains -3"),
         ({"pictures": PIXELS}, "has the arrays pictures; expected images and labels"),
         ({"images": np.array([{}], object)}, "cannot be read .*of plain arrays"),
         ({"images": PIXELS[:1]}, "1 images, too few to hold out a tenth"),

@@ -83,7 +83,7 @@ def test_what_a_folder_can_feed(tmp_path):
     assert found["memory_mib"] > 0
     one = found["by_cores"]["1"]["views.placement=host"].median
     advice = feeding.advice(found, 8 * one, 2)
-    assert "views.placement=host: 8.0 cores" in advice
+    assert "views.placement=host: needs 8.0 cores" in advice
     assert "NOT enough" in advice
     assert "raw decode" in text
     json.dumps(plain(found))

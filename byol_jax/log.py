@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from byol_jax.writing import not_finite, to_json
 
 HEARTBEAT_SECONDS = 20.0
 
@@ -128,7 +131,8 @@ class MetricsWriter:
         if cut:
             say(f"metrics.jsonl: cut back to step {step}, {cut} later lines will be made again")
         self._file = self._path.open("a")
-        self._board = _tensorboard(folder)
+        self._board = _tensorboard(folder, step)
+        self._told: set[str] = set()
 
     def _cut_back(self, step: int) -> int:
         if not self._path.exists():
@@ -150,12 +154,19 @@ class MetricsWriter:
         return len(lines) - len(kept)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Write one flat row; on disk when this returns."""
+        """Write one flat row; on disk when this returns.
+
+        A number that is not finite is null in metrics.jsonl and said, once per key.
+        """
         self.last = step
         if self._file is None:
             return
         row = {"step": step} | {k: metrics[k] for k in sorted(metrics)}
-        self._file.write(json.dumps(row) + "\n")
+        for key in not_finite(row):
+            if key not in self._told:
+                say(f"WARNING: {key} is {row[key]} at step {step}; written as null from here on")
+            self._told.add(key)
+        self._file.write(to_json(row) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         if self._board is not None:
@@ -169,11 +180,34 @@ class MetricsWriter:
             self._board.close()
 
 
-def _tensorboard(folder: Path) -> Any:
-    """Clu's asynchronous TensorBoard writer, or None (said once) where TensorFlow is missing."""
+def _tensorboard(folder: Path, step: int) -> Any:
+    """Clu's asynchronous TensorBoard writer, or None (said once) where TensorFlow is missing.
+
+    Where events were written before, TensorBoard is told to leave out those after `step`.
+    """
     try:
         from clu import metric_writers
     except ImportError:
         say("TensorFlow is not installed: metrics go to metrics.jsonl alone")
         return None
+    if any(folder.glob("events.out.tfevents.*")):
+        _cut_back_board(folder, step)
     return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
+
+
+def _cut_back_board(folder: Path, step: int) -> None:
+    """Add an event file that says: the run starts again after `step`, what came later is void."""
+    import tensorflow as tf
+
+    # Files are read in the order of their names, which begin with the second of their writing. This
+    # one must come after those there are, and before the next writer's: that has its process id
+    # where this one has 0.
+    seconds = [p.name.split(".")[3] for p in folder.glob("events.out.tfevents.*")]
+    if str(int(time.time())) in seconds:
+        time.sleep(1.0)
+    now, event = time.time(), tf.compat.v1.Event
+    start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+    path = folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}.0.{os.getpid()}.cut"
+    with tf.io.TFRecordWriter(str(path)) as file:
+        file.write(event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        file.write(event(wall_time=now, step=step + 1, session_log=start).SerializeToString())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import sys
 import threading
 import time
@@ -183,31 +182,34 @@ class MetricsWriter:
 def _tensorboard(folder: Path, step: int) -> Any:
     """Clu's asynchronous TensorBoard writer, or None (said once) where TensorFlow is missing.
 
-    Where events were written before, TensorBoard is told to leave out those after `step`.
+    Events of an earlier start that are later than `step` are taken away.
     """
     try:
         from clu import metric_writers
     except ImportError:
         say("TensorFlow is not installed: metrics go to metrics.jsonl alone")
         return None
-    if any(folder.glob("events.out.tfevents.*")):
-        _cut_back_board(folder, step)
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        _cut_back_board(path, step)
     return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
 
 
-def _cut_back_board(folder: Path, step: int) -> None:
-    """Add an event file that says: the run starts again after `step`, what came later is void."""
+def _cut_back_board(path: Path, step: int) -> None:
+    """Write an event file again without what is later than `step`, and without a torn end."""
     import tensorflow as tf
 
-    # Files are read in the order of their names, which begin with the second of their writing. This
-    # one must come after those there are, and before the next writer's: that has its process id
-    # where this one has 0.
-    seconds = [p.name.split(".")[3] for p in folder.glob("events.out.tfevents.*")]
-    if str(int(time.time())) in seconds:
-        time.sleep(1.0)
-    now, event = time.time(), tf.compat.v1.Event
-    start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-    path = folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}.0.{os.getpid()}.cut"
-    with tf.io.TFRecordWriter(str(path)) as file:
-        file.write(event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-        file.write(event(wall_time=now, step=step + 1, session_log=start).SerializeToString())
+    kept, whole = [], True
+    try:
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            if tf.compat.v1.Event.FromString(record).step <= step:
+                kept.append(record)
+            else:
+                whole = False
+    except tf.errors.DataLossError:
+        whole = False
+    if not whole:
+        temporary = path.with_name("events.tmp")
+        with tf.io.TFRecordWriter(str(temporary)) as file:
+            for record in kept:
+                file.write(record)
+        temporary.replace(path)

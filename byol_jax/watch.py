@@ -1,4 +1,4 @@
-"""What watches over a run from outside of its loop: signals, a limit to silence, and a profiler."""
+"""What monitors a run from outside its loop: signals, a watchdog and a profiler."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ PROFILE_FILE = "PROFILE"
 PROFILE_STEPS = 10
 STDERR = 2  # the file descriptor: faulthandler writes without Python
 OF_LIBRARIES = ("start", "compile", "save")
-"""Kinds of `events.KINDS` that are long calls of libraries, which give no sign of life themselves."""
+"""Of `events.KINDS`: long calls of libraries, which give no sign of life themselves."""
 BUSY_CPU, BUSY_BYTES = 0.02, 2**16
-"""Share of one core, and bytes read and written per look, from which a process counts as at work."""
+"""A process is at work if it uses this share of a core, or reads and writes so much per check."""
 
 
 class Stop:
-    """Remembers SIGTERM and Ctrl-C, so that the loop can save and leave at the next step.
+    """Remembers SIGTERM and Ctrl-C, so that the loop can save and stop after the next step.
 
-    While there is nothing to lose (data are opened, a checkpoint is read, the step is compiled: in
-    one call that no Python can interrupt), a signal ends the process at once.
+    While there is nothing to lose (data are being opened, a checkpoint is being read, the step is
+    being compiled, in one call that Python cannot interrupt), a signal ends the process at once.
 
     Args:
-      own_process: whether this process is the run's alone, as that of a command. In a notebook or
-        another's program a signal then raises KeyboardInterrupt or SystemExit instead.
+      own_process: whether the process belongs to the run, as a command's does. In a notebook or
+        another program the signal then raises KeyboardInterrupt or SystemExit instead.
 
-    nothing_to_lose: whether that is so; the loop ends it with the first step.
+    nothing_to_lose: whether that is so; the loop clears it after the first step.
     """
 
     def __init__(self, own_process: bool = True) -> None:
@@ -47,9 +47,9 @@ class Stop:
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[Stop]:
-        """Take over both signals; a second Ctrl-C interrupts at once.
+        """Handle both signals; a second Ctrl-C interrupts at once.
 
-        Signals belong to the main thread: in another one they are left as they are.
+        Python lets only the main thread handle signals; in another one nothing is changed.
         """
         self.nothing_to_lose = True
         if threading.current_thread() is not threading.main_thread():
@@ -74,7 +74,7 @@ class Stop:
             return
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        # Written by the C part of the handler: Python's own must wait for the main thread.
+        # Written by the C part of the handler: the Python part must wait for the main thread.
         wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         threading.Thread(target=self._heed, args=(reader,), daemon=True).start()
         try:
@@ -101,11 +101,11 @@ def _restore(handlers: dict[signal.Signals, Any]) -> None:
 class Watchdog:
     """Ends a process that has been silent for too long, with the stacks of all its threads.
 
-    Signs of life are calls of `alive` (every step and every batch of an evaluation), and `pulse.beat`
-    in loops that open, decode and compare. While a library is at work that gives none (tfds prepares
-    a data set, Orbax reads or saves, XLA compiles) the process's own activity counts: 2% of a core,
-    or 64 kB read or written per look. So a call that waits for ever on storage, the network or a
-    lock is noticed; one that computes for ever is not, in these phases.
+    Signs of life are calls of `alive` (every step, every batch of an evaluation) and `pulse.beat` (in
+    loops that open, decode and compare). While a library works that gives none (tfds prepares a data
+    set, Orbax reads or saves, XLA compiles), the activity of the process counts: 2% of a core, or
+    64 kB read or written per check. So a call that waits forever for storage, the network or a lock
+    is noticed; one that computes forever is not, in these phases.
 
     Args:
       limit: seconds from one sign of life to the next; 0 never ends it.
@@ -120,7 +120,7 @@ class Watchdog:
         self._activity = (0.0, 0)
 
     def alive(self, what: str, *, in_library: bool = False) -> None:
-        """Give a sign of life: `what` begins now.
+        """Report a sign of life: `what` begins now.
 
         Args:
           what: for the message.
@@ -130,7 +130,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Look after this process for a while."""
+        """Watch this process for the duration of the context."""
         if not self.limit:
             yield
             return
@@ -150,8 +150,8 @@ class Watchdog:
         silent, seen, before = 0.0, (-1, -1), time.monotonic()
         while not done.wait(every):
             if self._ends:
-                # Where a library holds the interpreter's lock, this thread is stuck too: then the
-                # timer of faulthandler, which needs no lock, ends the process with code 1.
+                # If a library holds the interpreter lock, this thread is stuck too; then
+                # faulthandler's timer, which needs no lock, ends the process with code 1.
                 late = self.limit + 2 * every
                 faulthandler.dump_traceback_later(late, exit=True, file=STDERR)
             now = time.monotonic()
@@ -201,15 +201,15 @@ def _activity() -> tuple[float, int]:
 class Profile:
     """Traces a window of steps for TensorBoard or Perfetto, in `profile/` of the run folder.
 
-    The window is asked for by "FIRST:LAST", or at any time by a file PROFILE in the run folder,
-    which may hold a number of steps (10 without).
+    The window is given as "FIRST:LAST", or at any time by a file PROFILE in the run folder,
+    which may contain a number of steps (10 if it is empty).
 
     Args:
       folder: of the run; None traces nothing.
       window: "FIRST:LAST" steps, both included, counted from 1; "": none.
 
     Raises:
-      ValueError: the window is no such pair.
+      ValueError: the window is not such a pair.
     """
 
     def __init__(self, folder: Path | None, window: str = "", look_every: float = 2.0) -> None:
@@ -218,12 +218,12 @@ class Profile:
         self._running_until, self._looked = 0, -look_every
 
     def before(self, step: int, count: int, last: Any) -> None:
-        """To be called before a dispatch.
+        """Call this before a dispatch.
 
         Args:
-          step: its first, counted from 1.
-          count: its steps.
-          last: an array of the step before, for which a trace that ends waits.
+          step: its first step, counted from 1.
+          count: its number of steps.
+          last: an array of the previous step, awaited before a trace ends.
         """
         if self._folder is None:
             return
@@ -241,7 +241,7 @@ class Profile:
             self._running_until = last_step
 
     def stop(self, last: Any = None) -> None:
-        """End a trace that runs, when `last` has been computed."""
+        """End a running trace once `last` has been computed."""
         if self._running_until:
             jax.block_until_ready(last)
             jax.profiler.stop_trace()
@@ -249,7 +249,7 @@ class Profile:
             self._running_until, self._first, self._last = 0, 0, -1
 
     def _asked(self) -> int:
-        """Steps that somebody asked for by the file, which is taken away; 0: none."""
+        """Steps requested by the file, which is then removed; 0: none."""
         assert self._folder is not None
         if time.monotonic() - self._looked < self._every:
             return 0
@@ -273,10 +273,10 @@ def _window(text: str) -> tuple[int, int]:
 
 
 class RunMonitor:
-    """Signals, clock, watchdog and profiler of a run, handed to the loop as one.
+    """Signals, clock, watchdog and profiler of a run, passed to the loop as one object.
 
     Args:
-      stop: whether a signal came; clock: where time goes; watchdog, profile: as above; None: none.
+      stop: whether a signal came; clock: where time goes; watchdog, profile: see above, or None.
     """
 
     def __init__(
@@ -291,13 +291,13 @@ class RunMonitor:
         self._watchdog = watchdog
 
     def alive(self, what: str, *, in_library: bool = False) -> None:
-        """A sign of life; see `Watchdog.alive`."""
+        """Report a sign of life; see `Watchdog.alive`."""
         if self._watchdog:
             self._watchdog.alive(what, in_library=in_library)
 
     @contextlib.contextmanager
     def doing(self, kind: str, what: str = "") -> Iterator[None]:
-        """Spend time on something else, one of `events.KINDS`, and be alive."""
+        """Spend time on another activity, one of `events.KINDS`, and report a sign of life."""
         self.alive(what or kind, in_library=kind in OF_LIBRARIES)
         with self.clock.spend(kind):
             yield

@@ -6,7 +6,6 @@ Shape key: N training examples, M test examples, D features.
 from __future__ import annotations
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from byol_jax.evals.features import NothingToJudge
 from byol_jax.log import say
@@ -54,7 +53,7 @@ def fewshot(
       test_h, test_y: features [M, D] and labels [M].
       shots: labels per class. Classes with fewer are left out of that column, of training and
         test alike; with fewer than two classes left there is no such column.
-      draws: random draws of the labelled images, averaged; draw i is seeded by i.
+      draws: random draws of the labelled images, averaged; draw i has seed i.
       c: inverse strength of the regularisation.
 
     Returns:
@@ -63,6 +62,8 @@ def fewshot(
     Raises:
       NothingToJudge: no test row is labelled, or the training rows are of fewer than two classes.
     """
+    from sklearn.linear_model import LogisticRegression  # 1.5 s that no other command needs
+
     train, test = _unit(train_h), _unit(test_h)
     classes = np.unique(train_y[train_y >= 0])
     if len(classes) < 2:

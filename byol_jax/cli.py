@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,6 +26,51 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 # What a wrong command line, config, input or installation raises; anything else is a bug of ours
 # and shows its traceback.
 USER_ERRORS = (ValueError, TrainingError, OSError, ImportError, flags.Error)
+
+
+# Flags that name a file or folder: no shell expands the ~ of --workdir=~/runs/mine.
+PATHS = ("workdir", "status", "out", "json", "hlo", "config", "config.data.dir", "config.init_from")
+
+
+def expand_home(argv: Sequence[str]) -> list[str]:
+    """The arguments with ~ at the beginning of a path replaced by the home folder."""
+    found: list[str] = []
+    for arg in argv:
+        name, equals, value = arg.partition("=")
+        last = found[-1] if found else ""
+        if equals and name.startswith("-") and name.lstrip("-") in PATHS:
+            arg = f"{name}={os.path.expanduser(value)}"
+        elif last.startswith("-") and last.lstrip("-") in PATHS:
+            arg = os.path.expanduser(arg)
+        found.append(arg)
+    return found
+
+
+def open_streams() -> None:
+    """Give closed standard streams (`2>&-`) somewhere to go.
+
+    Otherwise the next file opened takes their number, and what libraries log goes into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
+def no_backend(error: Exception) -> str:
+    """What to do where JAX does not find the devices it was told to use; "" for other errors."""
+    text = _one_line(error)
+    if isinstance(error, RuntimeError) and re.match("Unable to init|Unknown backend", text):
+        wanted = jax.config.values["jax_platforms"]
+        return (
+            f"JAX_PLATFORMS is {wanted!r}, and there is no such device, or no jax for it ({text}); "
+            "unset it, or install what jax needs for it (pip install 'jax[cuda12]')."
+        )
+    return ""
 
 
 def check_overrides(argv: Sequence[str]) -> None:
@@ -64,7 +111,8 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
 
     With --debug the traceback is shown. Messages go to stderr, results to stdout.
     """
-    argv = list(sys.argv if argv is None else argv)
+    open_streams()
+    argv = expand_home(sys.argv if argv is None else argv)
     debug = "--debug" in argv
 
     def guarded(action: Callable[[], Any]) -> Any:
@@ -77,6 +125,8 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
         except KeyboardInterrupt:
             _fail("interrupted", 130)
         except Exception as e:
+            if not debug and no_backend(e):
+                _fail(no_backend(e))
             if not jax.distributed.is_initialized():
                 raise
             # Collective operations fail if one of several processes is gone.
@@ -128,5 +178,6 @@ def _one_line(error: Any) -> str:
 
 
 def _fail(error: Any, code: int = 2) -> NoReturn:
-    print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
     processes.leave(code)

@@ -40,7 +40,7 @@ class Damage:
       limit: how many may be damaged before the run stops.
       explain: index -> name and reason.
       seen: what is known from before a resume.
-      identify: index -> what makes it distinct; where parts of one data set share a count, its name.
+      identify: index -> what makes it distinct, if several parts of a data set share a count.
       fate: what becomes of them, for the log.
     """
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from byol_jax.log import say
+from byol_jax.processes import from_main, main_process
 from byol_jax.untrusted import read_json
 from byol_jax.writing import to_json
 
@@ -143,13 +144,25 @@ class RunLock:
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder for a while; see `RunLock`."""
-    lock = RunLock(folder)
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder; of several processes, process 0 does so for all.
+
+    Raises:
+      ValueError: on all processes, if another run holds it.
+    """
+    lock = refused = None
+    if main_process():
+        try:
+            lock = RunLock(folder)
+        except ValueError as e:
+            refused = e
+    if not from_main(int(refused is None)):
+        raise refused or ValueError(f"Process 0 cannot train in {folder}; see what it says.")
     try:
         yield
     finally:
-        lock.release()
+        if lock:
+            lock.release()
 
 
 def _flock(file: int) -> str:

@@ -101,11 +101,11 @@ def _restore(handlers: dict[signal.Signals, Any]) -> None:
 class Watchdog:
     """Ends a process that has been silent for too long, with the stacks of all its threads.
 
-    Signs of life are calls of `alive` (every step, every batch of an evaluation) and `pulse.beat` (in
-    loops that open, decode and compare). While a library works that gives none (tfds prepares a data
-    set, Orbax reads or saves, XLA compiles), the activity of the process counts: 2% of a core, or
-    64 kB read or written per check. So a call that waits forever for storage, the network or a lock
-    is noticed; one that computes forever is not, in these phases.
+    Signs of life are calls of `alive` (every step, every batch of an evaluation) and `pulse.beat`
+    (in loops that open, decode and compare). While a library works that gives none (tfds prepares
+    a data set, Orbax reads or saves, XLA compiles), the activity of the process counts: 2% of a
+    core, or 64 kB read or written per check. So a call that waits forever for storage, the network
+    or a lock is noticed; one that computes forever is not, in these phases.
 
     Args:
       limit: seconds from one sign of life to the next; 0 never ends it.

@@ -1,4 +1,4 @@
-"""Files that we write: JSON that every reader takes, whole or not at all, in a place tried before."""
+"""Writing files: JSON without NaN, whole or not at all, to a place that was tried before."""
 
 from __future__ import annotations
 

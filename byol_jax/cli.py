@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -61,18 +60,6 @@ def open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
-def no_backend(error: Exception) -> str:
-    """What to do where JAX does not find the devices it was told to use; "" for other errors."""
-    text = _one_line(error)
-    if isinstance(error, RuntimeError) and re.match("Unable to init|Unknown backend", text):
-        wanted = jax.config.values["jax_platforms"]
-        return (
-            f"JAX_PLATFORMS is {wanted!r}, and there is no such device, or no jax for it ({text}); "
-            "unset it, or install what jax needs for it (pip install 'jax[cuda12]')."
-        )
-    return ""
-
-
 def check_overrides(argv: Sequence[str]) -> None:
     """Refuse `--config.KEY` for a key that does not exist, naming the nearest.
 
@@ -125,8 +112,6 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
         except KeyboardInterrupt:
             _fail("interrupted", 130)
         except Exception as e:
-            if not debug and no_backend(e):
-                _fail(no_backend(e))
             if not jax.distributed.is_initialized():
                 raise
             # Collective operations fail if one of several processes is gone.

@@ -17,6 +17,7 @@ from byol_jax import cli, log
 from byol_jax.config import default_config, nearest, resolve
 from byol_jax.config_file import load_config
 from byol_jax.experiment.evaluation import PROTOCOLS, check_reads, open_eval_data
+from byol_jax.processes import check_devices
 from byol_jax.run_folder import keep_compiled, read_run, same_precision
 from byol_jax.writing import check_writable, write_json
 
@@ -73,6 +74,7 @@ def evaluate(
     config = resolve(own if overrides is None else overrides)
     place = (workdir / "eval" if out is None else Path(out).expanduser()) / f"{protocol}.json"
     keep_compiled(workdir)
+    check_devices()
     with same_precision():
         run = read_run(workdir)._replace(config=config)
         check_writable(place, "--out")

@@ -13,6 +13,7 @@ from byol_jax import cli, log
 from byol_jax.config import nearest
 from byol_jax.convert.native import save_encoder
 from byol_jax.convert.timm import save_timm
+from byol_jax.processes import check_devices
 from byol_jax.run_folder import read_run
 
 FORMATS = {"orbax": save_encoder, "timm": save_timm}
@@ -34,6 +35,7 @@ def export(workdir: str | Path, kind: str, out: str | Path) -> None:
             f"--format is {kind!r}; expected {' or '.join(FORMATS)}: {nearest(kind, FORMATS)}"
         )
     workdir, out = Path(workdir).expanduser(), Path(out).expanduser()
+    check_devices()
     run = read_run(workdir)
     FORMATS[kind](out, run.params, run.stats, run.info)
     log.say(f"exported the encoder of step {run.info.step} to {out} ({kind})")

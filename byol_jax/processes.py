@@ -166,6 +166,23 @@ def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def check_devices() -> None:
+    """Start JAX's backend.
+
+    Raises:
+      ValueError: JAX does not find the devices that it was told to use.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as e:  # the second where jax has no plugin for them
+        wanted = jax.config.values["jax_platforms"]
+        reason = (str(e).splitlines() or ["there is no such device, or no jax for it"])[0]
+        raise ValueError(
+            f"JAX_PLATFORMS is {wanted!r}, but JAX cannot start there ({reason[:200]}); unset it, "
+            "or install what it needs (for NVIDIA: pip install 'jax[cuda12]')."
+        ) from e
+
+
 def main_process() -> bool:
     """Whether this process logs and writes for all."""
     return jax.process_index() == 0

@@ -110,9 +110,9 @@ def check_data(workdir: Path, meta: Mapping[str, Any], now: Mapping[str, Any], s
         changes, planned = "", starts[-1].get("total_steps") if starts else None
     if changes:
         raise ValueError(
-            f"The training data of {workdir} changed since it began: {changes}. Its order, schedule "
-            "and labels are those of the data it began with: put them back, or start a new run in "
-            "another --workdir (init_from takes the encoder of this one over, by an export)."
+            f"The training data of {workdir} changed since it began: {changes}. Its schedule, "
+            "order and labels belong to the data it began with: put them back, or start a new run "
+            "in another --workdir (init_from starts it from an export of this one's encoder)."
         )
     if (planned is not None and planned != steps) or meta["step"] > steps:
         was = f"of {planned} steps" if planned is not None else f"at step {meta['step']}"

@@ -229,7 +229,8 @@ class Run:
             self.mark(step)
             info = dataclasses.asdict(dataclasses.replace(self.e.info, step=step))
             seen = sorted(damage.seen)
-            meta = {"encoder": info, "location": location, "damaged": seen, "row": row}
+            meta: dict[str, Any] = {"encoder": info, "location": location}
+            meta |= {"damaged": seen, "row": row}
             meta |= {"data": self.data, "total_steps": self.e.facts.steps}
             self.saved.save(step, state, meta | {"rollbacks": self.rollbacks})
             self.events.add("save", step=step)
@@ -253,8 +254,8 @@ class Run:
 class Trained(NamedTuple):
     """How a start of a run ended.
 
-    code: 0: the run is complete; 128 + the signal's number: stopped by SIGTERM or Ctrl-C, saved, and
-    resumed by the same call. step: the newest saved. metrics: the newest row of metrics.jsonl.
+    code: 0: the run is complete; 128 + the signal's number: it was stopped by SIGTERM or Ctrl-C and
+    saved, and the same call resumes it. step: the newest saved. metrics: the newest row.
     """
 
     code: int
@@ -283,6 +284,7 @@ def train(
     config, workdir = resolve(config), Path(workdir).expanduser()
     check_resume(config, workdir)
     keep_compiled(workdir)
+    processes.check_devices()
     main = processes.main_process()
     watchdog = Watchdog(config.hang_seconds, workdir, jax.process_index(), ends=own_process)
     window = Profile(workdir if main else None, profile)

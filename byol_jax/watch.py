@@ -155,7 +155,7 @@ class Watchdog:
                 late = self.limit + 2 * every
                 faulthandler.dump_traceback_later(late, exit=True, file=STDERR)
             now = time.monotonic()
-            # A process that was stopped (Ctrl-Z, a paused container) was not silent meanwhile.
+            # While the machine slept, or the process was stopped, it was not silent.
             silent, before = silent + min(now - before, 2 * every), now
             signs, active = (self._signs, pulse.beats()), self._active(every)
             if signs != seen or (active and self._in_library):

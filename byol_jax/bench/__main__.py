@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from byol_jax import cli, log
+from byol_jax import cli, log, processes
 from byol_jax.bench import end_to_end, step, views
 from byol_jax.bench import input as feeding
 from byol_jax.bench.measure import cores, machine, plain
@@ -35,6 +35,7 @@ def main(what: str) -> int:
     config = resolve(f.config)
     if f.json:
         check_writable(Path(f.json), "--json")
+    processes.check_devices()
     source = noise(f.synthetic, config.image_size) if f.synthetic else None
     with log.busy("opening the data"):
         e = build(config, source)

@@ -126,7 +126,7 @@ def build_evaluation(
         if "probe" in b.outputs:
             metrics["probe/test_top1"] = topk_accuracy(b.outputs["probe"], b.labels)["top1"]
         log.say(", ".join(f"{k} {v:.2f}" for k, v in metrics.items()))
-        return metrics | {f"knn/{k}": float(v) for k, v in counts.items()}
+        return metrics | {f"knn/{k}": v for k, v in counts.items()}
 
     return evaluate
 
@@ -225,7 +225,8 @@ def open_eval_data(run: RunEncoder) -> EvalData:
     resize = config.eval.resize or info.resize or info.image_size
     spec = EvalSpec(info.image_size, resize, info.mean, info.std)
     train, test = known(train), known(test)
-    damage = tuple(count_damage(part, config.data.max_damaged) for part in (train, test))
+    share = config.data.max_damaged
+    damage = count_damage(train, share), count_damage(test, share)
     return EvalData(config, train, test, recipe["views"][0], spec, mesh.make_mesh(), damage)
 
 

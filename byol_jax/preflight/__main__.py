@@ -43,9 +43,9 @@ def main() -> int:
     if f.config is None:
         raise ValueError("--config is missing; give one, e.g. configs/byol_imagenet_r50.py:300.")
     config = resolve(f.config)
-    for name in ("json", "hlo"):
-        if f[name].value:
-            check_writable(Path(f[name].value), f"--{name}")
+    for option, file in (("--json", f.json), ("--hlo", f.hlo)):
+        if file:
+            check_writable(Path(file), option)
     names = [name for name in f.topology.split(",") if name]
     virtual = topology.virtual_devices(names)
     if virtual:

@@ -59,7 +59,7 @@ def two_devices():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    assert train(quick(load("digits")), folder) == 0
+    assert train(quick(load("digits")), folder).code == 0
     return folder
 
 
@@ -175,7 +175,7 @@ def folder_config(photographs):
 
 def test_unlabelled_photographs(photographs, tmp_path):
     """Fails if a folder without classes cannot be trained on, or is evaluated in silence."""
-    assert train(folder_config(photographs), tmp_path) == 0
+    assert train(folder_config(photographs), tmp_path).code == 0
     last = rows(tmp_path)[-1]
     assert not any(key.startswith(("probe/", "knn/")) for key in last)
     assert last["data/damaged"] <= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -108,7 +109,8 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
         except USER_ERRORS as e:
             if debug:
                 raise
-            _fail(e)
+            full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)
+            _fail(f"{e}: make room for what is written; the same command goes on" if full else e)
         except KeyboardInterrupt:
             _fail("interrupted", 130)
         except Exception as e:

@@ -44,6 +44,7 @@ from byol_jax.run_lock import only_one
 from byol_jax.train_step import init_state, state_shapes
 from byol_jax.untrusted import read_lines
 from byol_jax.watch import Profile, RunMonitor, Stop, Watchdog
+from byol_jax.writing import check_writable
 
 
 def check_resume(config: ConfigDict, workdir: Path) -> None:
@@ -290,6 +291,8 @@ def train(
     window = Profile(workdir if main else None, profile)
     stop = Stop(own_process)
     with only_one(workdir), same_precision(), stop.listen(), watchdog.watch():
+        if main:
+            check_writable(workdir / "config.json", "--workdir")
         run = Run(config, workdir, RunMonitor(stop, None, watchdog, window))
         try:
             _train(run)

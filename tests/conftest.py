@@ -11,11 +11,13 @@ import fork_server
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["XLA_FLAGS"] = f"{fork_server.COMPILER} --xla_force_host_platform_device_count=8"
-# What one test compiles, the next one and the commands that tests start need not compile again: one
-# folder for all of pytest's workers, which inherit the variable from the process that starts them.
+# What one test compiles, the next one and the commands that tests start need not compile again.
+# Each of pytest's workers has a folder of its own: JAX does not write these files in one piece.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="byol_jax_tests_")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] += "/" + os.environ["PYTEST_XDIST_WORKER"]
 
 import jax
 import jax.numpy as jnp

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 import shutil
 import threading
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,13 +14,15 @@ from PIL import Image
 
 from byol_jax import evaluate as command
 from byol_jax import mesh
-from byol_jax.config import default_config
+from byol_jax.config import default_config, resolve
 from byol_jax.config_file import load_config
 from byol_jax.evaluate import evaluate
 from byol_jax.experiment.build import build
 from byol_jax.experiment.evaluation import build_evaluation
 from byol_jax.faults import TrainingError
-from byol_jax.train import train
+from byol_jax.train import Trained, train
+
+ROOT = Path(__file__).parents[1]
 
 
 def tiny(data_dir, name="folder"):
@@ -217,3 +221,18 @@ def test_data_that_changed_are_refused_by_a_resume_and_told_by_an_evaluation(
     (changed / "train/b/06.png").unlink()
     with pytest.raises(ValueError, match="16 images then, 15 now"):
         train(config, tmp_path / "run")
+
+
+def test_the_readme_trains_from_python(monkeypatch):
+    """Fails if the README's lines name what is not there, or a config that is refused."""
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = [c for c in code if "train(" in c]
+    asked = []
+
+    def recorder(config, workdir):
+        asked.append((resolve(config).data.dir, workdir))
+        return Trained(0, 1, {})
+
+    monkeypatch.setattr("byol_jax.train.train", recorder)
+    exec(code, {})
+    assert asked == [("/path/to/images", "runs/mine")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -24,6 +26,39 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 # What a wrong command line, config, input or installation raises; anything else is a bug of ours
 # and shows its traceback.
 USER_ERRORS = (ValueError, TrainingError, OSError, ImportError, flags.Error)
+
+
+# Flags that name a file or folder: no shell expands the ~ of --workdir=~/runs/mine.
+PATHS = ("workdir", "status", "out", "json", "hlo", "config", "config.data.dir", "config.init_from")
+
+
+def expand_home(argv: Sequence[str]) -> list[str]:
+    """The arguments with ~ at the beginning of a path replaced by the home folder."""
+    found: list[str] = []
+    for arg in argv:
+        name, equals, value = arg.partition("=")
+        last = found[-1] if found else ""
+        if equals and name.startswith("-") and name.lstrip("-") in PATHS:
+            arg = f"{name}={os.path.expanduser(value)}"
+        elif last.startswith("-") and last.lstrip("-") in PATHS:
+            arg = os.path.expanduser(arg)
+        found.append(arg)
+    return found
+
+
+def open_streams() -> None:
+    """Give closed standard streams (`2>&-`) somewhere to go.
+
+    Otherwise the next file opened takes their number, and what libraries log goes into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def check_overrides(argv: Sequence[str]) -> None:
@@ -64,7 +99,8 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
 
     With --debug the traceback is shown. Messages go to stderr, results to stdout.
     """
-    argv = list(sys.argv if argv is None else argv)
+    open_streams()
+    argv = expand_home(sys.argv if argv is None else argv)
     debug = "--debug" in argv
 
     def guarded(action: Callable[[], Any]) -> Any:
@@ -73,7 +109,8 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
         except USER_ERRORS as e:
             if debug:
                 raise
-            _fail(e)
+            full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)
+            _fail(f"{e}: make room for what is written; the same command goes on" if full else e)
         except KeyboardInterrupt:
             _fail("interrupted", 130)
         except Exception as e:
@@ -128,5 +165,6 @@ def _one_line(error: Any) -> str:
 
 
 def _fail(error: Any, code: int = 2) -> NoReturn:
-    print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
     processes.leave(code)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -258,6 +259,9 @@ MAY_CHANGE = (
     "eval.",
 )
 
+PATHS = ("data.dir", "init_from")
+"""Keys that name a file or folder; a ~ at their beginning stands for the home folder."""
+
 _FREE = "views.overrides."
 """Prefix of keys that are fields of `views.spec.ViewSpec`, for every view."""
 
@@ -364,6 +368,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
         if group in config:
             del config[group]
     _check_together(config)
+    for key in PATHS:
+        put(config, key, os.path.expanduser(flat[key]))
     return config
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 
 from byol_jax.config import all_keys, default_config, flatten, group_of, nearest, put
 from byol_jax.untrusted import read_json
+from byol_jax.writing import to_json
 
 _OVERRIDES = "views.overrides."
 
@@ -26,7 +26,7 @@ def save_config(config: ConfigDict, path: Path) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{key} is {value}; expected a finite number.")
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
+    temporary.write_text(to_json(config.to_dict(), 2, sort_keys=True) + "\n")
     temporary.replace(path)
 
 

@@ -1,12 +1,11 @@
 """Evaluate the encoder of a run, and an untrained one for comparison.
 
 python -m byol_jax.evaluate --workdir DIR --protocol knn|linear|finetune|fewshot \\
-    [--config.KEY=VALUE ...]
+    [--out DIR2] [--config.KEY=VALUE ...]
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from ml_collections import ConfigDict, config_flags
 from byol_jax import cli, log
 from byol_jax.config import default_config, nearest, resolve
 from byol_jax.config_file import load_config
-from byol_jax.experiment.evaluation import PROTOCOLS, open_eval_data
-from byol_jax.run_folder import keep_compiled, read_run
+from byol_jax.experiment.evaluation import PROTOCOLS, check_reads, open_eval_data
+from byol_jax.processes import check_devices
+from byol_jax.run_folder import keep_compiled, read_run, same_precision
+from byol_jax.writing import check_writable, write_json
 
 
 def table(protocol: str, result: dict[str, Any]) -> str:
@@ -37,48 +38,66 @@ def table(protocol: str, result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def evaluate(workdir: Path, protocol: str, overrides: ConfigDict | None = None) -> dict[str, Any]:
-    """Run a protocol on a run's newest checkpoint; writes eval/PROTOCOL.json.
+def evaluate(
+    workdir: str | Path,
+    protocol: str,
+    overrides: ConfigDict | None = None,
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """Run a protocol on a run's newest checkpoint; writes PROTOCOL.json.
 
     Args:
       workdir: folder of the run.
       protocol: knn, linear, finetune or fewshot.
-      overrides: the run's config with other `eval` or `data` values; None: the run's own.
+      overrides: the run's config with other values of what the protocol reads; None: the run's own.
+      out: folder of the result; None: `eval` in the folder of the run.
 
     Returns:
-      What was written: `top1` and `untrained_top1` in percent, and what they were measured on.
+      What was written: `top1` and `untrained_top1` in percent, and what they were measured on:
+      `train_images` and `test_images` are those with a label that could be read, `damaged` how many
+      could not be read.
 
     Raises:
-      ValueError: no such protocol or run, or data without labels.
+      ValueError: no such protocol or run, a key that the protocol does not read, data without
+        labels, or no place for the result: before anything is computed.
+      TrainingError: more images than `data.max_damaged` cannot be read.
+      OSError: the result, which is then printed, could not be written after all.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(
             f"--protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}: "
             f"{nearest(protocol, PROTOCOLS)}"
         )
+    workdir = Path(workdir).expanduser()
+    own = load_config(workdir / "config.json")
+    check_reads(protocol, own, own if overrides is None else overrides)
+    config = resolve(own if overrides is None else overrides)
+    place = (workdir / "eval" if out is None else Path(out).expanduser()) / f"{protocol}.json"
     keep_compiled(workdir)
-    run = read_run(workdir)
-    run = run._replace(config=resolve(run.config if overrides is None else overrides))
-    data = open_eval_data(run)
-    log.say(
-        f"{protocol} of step {run.info.step} on {data.train.num_examples:,} training and "
-        f"{data.test.num_examples:,} test images of {run.config.data.name}"
-    )
-    with log.busy(protocol):
-        result = PROTOCOLS[protocol](run, data)
+    check_devices()
+    with same_precision():
+        run = read_run(workdir)._replace(config=config)
+        check_writable(place, "--out")
+        data = open_eval_data(run)
+        log.say(
+            f"{protocol} of step {run.info.step} on {data.train.num_examples:,} training and "
+            f"{data.test.num_examples:,} test images of {config.data.name}"
+        )
+        with log.busy(protocol):
+            result = PROTOCOLS[protocol](run, data)
     result = {
         "protocol": protocol,
         "method": run.info.method,
         "step": run.info.step,
-        "data": run.config.data.name,
-        "train_images": data.train.num_examples,
-        "test_images": data.test.num_examples,
+        "data": config.data.name,
+        "damaged": sum(len(d.seen) for d in data.damage),
     } | result
-    folder = workdir / "eval"
-    folder.mkdir(exist_ok=True)
-    temporary = folder / f"{protocol}.tmp"
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    temporary.replace(folder / f"{protocol}.json")
+    try:
+        write_json(place, result)
+    except OSError as e:
+        print(table(protocol, result), flush=True)
+        reason = e.strerror or str(e)
+        raise OSError(f"The result above could not be written to {place} ({reason}).") from e
     return result
 
 
@@ -87,7 +106,8 @@ def main() -> int:
     if not flags.FLAGS.workdir:
         raise ValueError("--workdir is missing; give the folder of a run.")
     protocol = flags.FLAGS.protocol
-    result = evaluate(Path(flags.FLAGS.workdir), protocol, flags.FLAGS.config)
+    f = flags.FLAGS
+    result = evaluate(f.workdir, protocol, f.config, f.out or None)
     print(table(protocol, result))
     return 0
 
@@ -103,7 +123,7 @@ def _workdir(argv: list[str]) -> str:
 if __name__ == "__main__":
     # The run's own config is the default that --config.KEY overrides; main refuses a folder that is
     # not a run.
-    path = Path(_workdir(sys.argv)) / "config.json"
+    path = Path(_workdir(sys.argv)).expanduser() / "config.json"
     try:
         start = load_config(path)
     except ValueError:
@@ -111,5 +131,6 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_dict("config", start)
     flags.DEFINE_string("workdir", "", "folder of the run")
     flags.DEFINE_string("protocol", "knn", "knn, linear, finetune or fewshot")
+    flags.DEFINE_string("out", "", "folder of the result; eval in the run folder by default")
     flags.DEFINE_bool("debug", False, "show tracebacks and the libraries' logs")
     cli.run(main)

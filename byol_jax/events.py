@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from byol_jax.untrusted import read_lines
+from byol_jax.writing import to_json
 
 Event = dict[str, Any]
 
@@ -113,7 +113,8 @@ class Goodput:
           accounts for; and `goodput`, step / total, 0 to 1.
         """
         seconds = {k: v + self._spent.get(k, 0.0) for k, v in self._done.items()}
-        total = self._last - self._first if self._marks else 0.0
+        # By the wall clock, which may have been set back meanwhile.
+        total = max(self._last - self._first, sum(seconds.values())) if self._marks else 0.0
         return seconds | {"total": total, "goodput": seconds["step"] / total if total > 0 else 0.0}
 
 
@@ -145,7 +146,7 @@ class EventLog:
         row = {"time": round(time.time(), 3), "event": event} | fields
         self.goodput.add(row)
         if self._file:
-            self._file.write(json.dumps(row).encode() + b"\n")
+            self._file.write(to_json(row).encode() + b"\n")
 
     def close(self) -> None:
         """Close the file."""

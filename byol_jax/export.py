@@ -13,12 +13,13 @@ from byol_jax import cli, log
 from byol_jax.config import nearest
 from byol_jax.convert.native import save_encoder
 from byol_jax.convert.timm import save_timm
+from byol_jax.processes import check_devices
 from byol_jax.run_folder import read_run
 
 FORMATS = {"orbax": save_encoder, "timm": save_timm}
 
 
-def export(workdir: Path, kind: str, out: Path) -> None:
+def export(workdir: str | Path, kind: str, out: str | Path) -> None:
     """Export the encoder of a run's newest checkpoint.
 
     Args:
@@ -33,6 +34,8 @@ def export(workdir: Path, kind: str, out: Path) -> None:
         raise ValueError(
             f"--format is {kind!r}; expected {' or '.join(FORMATS)}: {nearest(kind, FORMATS)}"
         )
+    workdir, out = Path(workdir).expanduser(), Path(out).expanduser()
+    check_devices()
     run = read_run(workdir)
     FORMATS[kind](out, run.params, run.stats, run.info)
     log.say(f"exported the encoder of step {run.info.step} to {out} ({kind})")
@@ -43,7 +46,7 @@ def main() -> int:
     for name in ("workdir", "out"):
         if not flags.FLAGS[name].value:
             raise ValueError(f"--{name} is missing; give a folder.")
-    export(Path(flags.FLAGS.workdir), flags.FLAGS.format, Path(flags.FLAGS.out))
+    export(flags.FLAGS.workdir, flags.FLAGS.format, flags.FLAGS.out)
     return 0
 
 

@@ -39,26 +39,44 @@ class Damage:
     Args:
       limit: how many may be damaged before the run stops.
       explain: index -> name and reason.
-      seen: indices known from before a resume.
+      seen: what is known from before a resume.
+      identify: index -> what makes it distinct, if several parts of a data set share a count.
+      fate: what becomes of them, for the log.
     """
 
-    def __init__(self, limit: float, explain: Callable[[int], str], seen: Any = ()) -> None:
+    def __init__(
+        self,
+        limit: float,
+        explain: Callable[[int], str],
+        seen: Any = (),
+        *,
+        identify: Callable[[int], Any] = int,
+        fate: str = "substituted",
+    ) -> None:
         self.limit, self.explain, self.seen = limit, explain, set(seen)
+        self._identify, self._fate = identify, fate
+
+    def among(self, explain: Callable[[int], str], identify: Callable[[int], Any]) -> Damage:
+        """The same count, for another numbering of the same examples."""
+        other = Damage(self.limit, explain, identify=identify, fate=self._fate)
+        other.seen = self.seen
+        return other
 
     def add(self, indices: np.ndarray) -> None:
-        """Count the substituted examples of all processes.
+        """Count the unreadable examples of all processes.
 
         Raises:
           TrainingError: more are damaged than the limit.
         """
         for index in indices.tolist():
-            if index in self.seen:
+            known = self._identify(index)
+            if known in self.seen:
                 continue
-            self.seen.add(index)
+            self.seen.add(known)
             if main_process() and len(self.seen) <= NAMED:
-                log.say(f"damaged image {len(self.seen)}: {self.explain(index)} (substituted)")
+                log.say(f"damaged image {len(self.seen)}: {self.explain(index)} ({self._fate})")
             elif len(self.seen) == NAMED + 1:
-                log.say("more damaged images are counted in data/damaged but not named")
+                log.say("more damaged images are counted but not named")
         if len(self.seen) > self.limit:
             raise TrainingError(
                 f"{len(self.seen)} images cannot be read, more than data.max_damaged allows "

@@ -14,6 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from byol_jax.writing import not_finite, to_json
+
 HEARTBEAT_SECONDS = 20.0
 
 
@@ -128,7 +130,8 @@ class MetricsWriter:
         if cut:
             say(f"metrics.jsonl: cut back to step {step}; {cut} later lines will be written again")
         self._file = self._path.open("a")
-        self._board = _tensorboard(folder)
+        self._board = _tensorboard(folder, step)
+        self._told: set[str] = set()
 
     def _cut_back(self, step: int) -> int:
         if not self._path.exists():
@@ -150,12 +153,19 @@ class MetricsWriter:
         return len(lines) - len(kept)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Write one flat row; on disk when this returns."""
+        """Write one flat row; on disk when this returns.
+
+        A number that is not finite is null in metrics.jsonl and said, once per key.
+        """
         self.last = step
         if self._file is None:
             return
         row = {"step": step} | {k: metrics[k] for k in sorted(metrics)}
-        self._file.write(json.dumps(row) + "\n")
+        for key in not_finite(row):
+            if key not in self._told:
+                say(f"WARNING: {key} is {row[key]} at step {step}; written as null from here on")
+            self._told.add(key)
+        self._file.write(to_json(row) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         if self._board is not None:
@@ -169,11 +179,37 @@ class MetricsWriter:
             self._board.close()
 
 
-def _tensorboard(folder: Path) -> Any:
-    """Clu's asynchronous TensorBoard writer, or None (logged once) if TensorFlow is missing."""
+def _tensorboard(folder: Path, step: int) -> Any:
+    """Clu's asynchronous TensorBoard writer, or None (logged once) if TensorFlow is missing.
+
+    Events of an earlier start that are later than `step` are taken away.
+    """
     try:
         from clu import metric_writers
     except ImportError:
         say("TensorFlow is not installed: metrics go to metrics.jsonl only")
         return None
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        _cut_back_board(path, step)
     return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
+
+
+def _cut_back_board(path: Path, step: int) -> None:
+    """Write an event file again without what is later than `step`, and without a torn end."""
+    import tensorflow as tf
+
+    kept, whole = [], True
+    try:
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            if tf.compat.v1.Event.FromString(record).step <= step:
+                kept.append(record)
+            else:
+                whole = False
+    except tf.errors.DataLossError:
+        whole = False
+    if not whole:
+        temporary = path.with_name("events.tmp")
+        with tf.io.TFRecordWriter(str(temporary)) as file:
+            for record in kept:
+                file.write(record)
+        temporary.replace(path)

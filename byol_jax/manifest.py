@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection
 from pathlib import Path
 
 from byol_jax.untrusted import is_inside, link_out, read_json
+from byol_jax.writing import to_json
 
 MANIFEST_FILE = "manifest.json"
 
@@ -29,7 +29,7 @@ def write_manifest(folder: Path, leave_out: Collection[str] = ()) -> None:
     sums = {p.relative_to(folder).as_posix(): file_sha256(p) for p in files}
     sums = {name: value for name, value in sums.items() if name not in leave_out}
     # No newline at the end, so that a file cut by a single byte is not valid JSON.
-    (folder / MANIFEST_FILE).write_text(json.dumps(sums, indent=2))
+    (folder / MANIFEST_FILE).write_text(to_json(sums, 2))
 
 
 def what_is_wrong(folder: Path) -> str:

@@ -6,14 +6,17 @@ process 0 writes (except for checkpoints, of which each process writes its part)
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import importlib.util
+import json
 import os
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -163,6 +166,23 @@ def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def check_devices() -> None:
+    """Start JAX's backend.
+
+    Raises:
+      ValueError: JAX does not find the devices that it was told to use.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as e:  # the second where jax has no plugin for them
+        wanted = jax.config.values["jax_platforms"]
+        reason = (str(e).splitlines() or ["there is no such device, or no jax for it"])[0]
+        raise ValueError(
+            f"JAX_PLATFORMS is {wanted!r}, but JAX cannot start there ({reason[:200]}); unset it, "
+            "or install what it needs (for NVIDIA: pip install 'jax[cuda12]')."
+        ) from e
+
+
 def main_process() -> bool:
     """Whether this process logs and writes for all."""
     return jax.process_index() == 0
@@ -190,14 +210,34 @@ def from_main(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.asarray(value, np.int32)))
 
 
+def check_same(what: str, value: Any, shown: Any = None) -> None:
+    """Refuse to continue if this process has another value than process 0.
+
+    Args:
+      what: the value's name, for the message.
+      value: as JSON takes it.
+      shown: what the message has of it; None: all.
+
+    Raises:
+      ValueError: on the processes that differ.
+    """
+    own = zlib.crc32(json.dumps(value, sort_keys=True).encode()) >> 1
+    if from_main(own) != own:
+        raise ValueError(
+            f"{what} of process {jax.process_index()} is not that of process 0; start the same "
+            f"command with the same files on every host. Here: {value if shown is None else shown}"
+        )
+
+
 def leave(code: int) -> NoReturn:
     """Exit the program with an exit code.
 
     A process that failed must not wait for the others, as Python's normal exit would, because they
     wait for it.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed by whoever read it
+            stream.flush()
     if code and jax.distributed.is_initialized():
         os._exit(code)
     sys.exit(code)

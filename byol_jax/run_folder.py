@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from byol_jax.checkpoint import Checkpoints
 from byol_jax.config_file import load_config
 from byol_jax.convert.info import EncoderInfo, build_encoder, check_arrays, info_from_json
 from byol_jax.core import Encoder, Method, Tree
+from byol_jax.events import read_events
 from byol_jax.untrusted import one_error
 
 
@@ -47,14 +50,91 @@ def keep_compiled(workdir: Path) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+@contextlib.contextmanager
+def same_precision() -> Iterator[None]:
+    """Leave `jax_enable_x64` as it was: a run of float64 must not change what comes after it."""
+    before = jax.config.values["jax_enable_x64"]
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two `Source.fingerprint`s, in words with both values; "" if nothing."""
+    found = []
+    if before.get("examples") != now["examples"]:
+        found.append(f"{before.get('examples')} images then, {now['examples']} now")
+    old, new = before.get("classes"), now["classes"]
+    if isinstance(old, list) and isinstance(new, list) and old != new:
+        gone, come = [c for c in old if c not in new], [c for c in new if c not in old]
+        if len(old) != len(new):
+            found.append(f"{len(old)} classes then, {len(new)} now")
+        found += [f"class {c!r} is missing" for c in gone[:3]]
+        found += [f"class {c!r} is new" for c in come[:3]]
+        if not gone and not come:
+            found.append(f"classes in another order: {old[:3]} then, {new[:3]} now")
+    elif old != new:
+        found.append(f"{_count(old)} classes then, {_count(new)} now")
+    if before.get("digest") and now["digest"] and before["digest"] != now["digest"] and not found:
+        digests = f"digest {before['digest']} then, {now['digest']} now"
+        found.append(f"as many images, but others or under other names: {digests}")
+    return "; ".join(found)
+
+
+def _count(classes: Any) -> Any:
+    return len(classes) if isinstance(classes, list) else classes
+
+
+def check_data(workdir: Path, meta: Mapping[str, Any], now: Mapping[str, Any], steps: int) -> None:
+    """Refuse to go on with a run on other data, or under another schedule.
+
+    Args:
+      workdir: folder of the run.
+      meta: of the checkpoint to go on from, with its `step`.
+      now: fingerprint of the training data.
+      steps: total of the run, as these data make it.
+
+    Raises:
+      ValueError: with both values.
+    """
+    before = meta.get("data")
+    if isinstance(before, Mapping):
+        changes, planned = data_changes(before, now), meta.get("total_steps")
+    else:
+        log.say(
+            "the checkpoint is of a version that kept no record of its data: take care that they "
+            "are the same"
+        )
+        starts = [e for e in read_events(workdir) if e["event"] == "start"]
+        changes, planned = "", starts[-1].get("total_steps") if starts else None
+    if changes:
+        raise ValueError(
+            f"The training data of {workdir} changed since it began: {changes}. Its schedule, "
+            "order and labels belong to the data it began with: put them back, or start a new run "
+            "in another --workdir (init_from starts it from an export of this one's encoder)."
+        )
+    if (planned is not None and planned != steps) or meta["step"] > steps:
+        was = f"of {planned} steps" if planned is not None else f"at step {meta['step']}"
+        raise ValueError(
+            f"The run in {workdir} was {was}, and would now be of {steps}: its data, or the number "
+            "of processes that read them, changed. Put them back, or start a new run in another "
+            "--workdir."
+        )
+
+
 class RunEncoder(NamedTuple):
-    """The online encoder of a run's newest checkpoint, with all it needs."""
+    """The online encoder of a run's newest checkpoint, with all it needs.
+
+    data: fingerprint of what it was trained on; {} if not known.
+    """
 
     config: ConfigDict
     encoder: Encoder
     params: Tree
     stats: Tree
     info: EncoderInfo
+    data: Mapping[str, Any]
 
 
 def read_run(workdir: Path) -> RunEncoder:
@@ -95,4 +175,6 @@ def read_run(workdir: Path) -> RunEncoder:
         jax.config.update("jax_enable_x64", True)
     else:
         check_arrays(encoder, trees[0], trees[1], where)
-    return RunEncoder(config, encoder, trees[0], trees[1], info)
+    data = meta.get("data")
+    known = data if isinstance(data, Mapping) else {}
+    return RunEncoder(config, encoder, trees[0], trees[1], info, known)

@@ -11,10 +11,9 @@ import json
 import os
 import signal
 import socket
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -40,9 +39,12 @@ from byol_jax.faults import Damage, Diverged, TrainingError
 from byol_jax.loop import Hooks, Program, fit
 from byol_jax.report.status import status
 from byol_jax.report.views import EXAMPLES, draw_views
-from byol_jax.run_folder import encoder_location, keep_compiled
+from byol_jax.run_folder import check_data, encoder_location, keep_compiled, same_precision
+from byol_jax.run_lock import only_one
 from byol_jax.train_step import init_state, state_shapes
+from byol_jax.untrusted import read_lines
 from byol_jax.watch import Profile, RunMonitor, Stop, Watchdog
+from byol_jax.writing import check_writable
 
 
 def check_resume(config: ConfigDict, workdir: Path) -> None:
@@ -82,24 +84,16 @@ def describe(e: Experiment, state: TrainState, workdir: Path | None) -> None:
     )
     if devices.flat[0].platform == "cpu" and e.config.encoder.dtype == "bfloat16":
         log.say("on a CPU bfloat16 takes about twice the time of --config.encoder.dtype=float32")
+    warmup, epochs = e.config.optimizer.warmup_epochs, e.config.epochs
+    if warmup >= epochs:
+        log.say(
+            f"WARNING: optimizer.warmup_epochs is {warmup:g} and epochs is {epochs}: the learning "
+            "rate rises to the end, and never falls; shorten the warm-up or train longer"
+        )
     if workdir is None:
         return
     overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     (workdir / "parameters.txt").write_text(overview + "\n")
-
-
-def check_same(what: str, value: Any) -> None:
-    """Refuse to continue if this process has another value than process 0.
-
-    Raises:
-      ValueError: on the processes that differ.
-    """
-    own = zlib.crc32(json.dumps(value, sort_keys=True).encode()) >> 1
-    if processes.from_main(own) != own:
-        raise ValueError(
-            f"{what} of process {jax.process_index()} is not that of process 0; start the same "
-            f"command with the same files on every host. Here: {value}"
-        )
 
 
 class Run:
@@ -115,19 +109,23 @@ class Run:
         self.monitor, self.workdir = monitor, workdir
         self.main = processes.main_process()
         fixed = {k: v for k, v in flatten(config).items() if k not in ("data.dir", "data.threads")}
-        check_same("The config", fixed)
+        processes.check_same("The config", fixed)
         with log.busy("opening the data"), monitor.doing("start", "opening the data"):
             self.e = build(config, resumed=any_saved(workdir))
+            for note in self.e.source.notes:
+                log.say(note)
             self.evaluate = build_evaluation(self.e)
-        check_same("The number of images", self.e.source.num_examples)
+        self.data = self.e.source.fingerprint()
+        shown = self.data | {"classes": self.e.source.classes}
+        processes.check_same("The data", self.data, shown)
         if self.main:
-            workdir.mkdir(parents=True, exist_ok=True)
             save_config(config, workdir / "config.json")
         self.init_key, self.step_key = jax.random.split(jax.random.key(config.seed))
         self.saved = Checkpoints(workdir, config.keep, config.keep_every, clear=True)
         self.events = EventLog(workdir if self.main else None)
         self.feed = build_feed(self.e)
-        self.constants = self.feed.load()
+        with monitor.doing("start", "putting the data on the devices"):
+            self.constants = self.feed.load()
         self.step = build_step(self.e, self.feed, self.constants)
         self.complete, self.rollbacks = False, 0
 
@@ -150,6 +148,7 @@ class Run:
             saved.check_room(like)
             meta = {} if last is None else saved.meta(last)
             if last is not None:
+                check_data(self.workdir, meta | {"step": last}, self.data, e.facts.steps)
                 state = saved.restore(last, like, mesh.state_sharding(like, e.mesh))
                 log.say(f"resumed from step {last}")
         if last is None:
@@ -231,7 +230,9 @@ class Run:
             self.mark(step)
             info = dataclasses.asdict(dataclasses.replace(self.e.info, step=step))
             seen = sorted(damage.seen)
-            meta = {"encoder": info, "location": location, "damaged": seen, "row": row}
+            meta: dict[str, Any] = {"encoder": info, "location": location}
+            meta |= {"damaged": seen, "row": row}
+            meta |= {"data": self.data, "total_steps": self.e.facts.steps}
             self.saved.save(step, state, meta | {"rollbacks": self.rollbacks})
             self.events.add("save", step=step)
 
@@ -251,42 +252,71 @@ class Run:
             self.events.close()
 
 
-def train(config: ConfigDict, workdir: Path, profile: str = "") -> int:
-    """Train a config in a run folder, or resume it; returns the exit code.
+class Trained(NamedTuple):
+    """How a start of a run ended.
 
-    0: the run is complete. 128 + the signal's number: stopped by SIGTERM or Ctrl-C and saved; the
-    same command resumes it. `processes.RESTART`: another process was lost.
+    code: 0: the run is complete; 128 + the signal's number: it was stopped by SIGTERM or Ctrl-C and
+    saved, and the same call resumes it. step: the newest saved. metrics: the newest row.
+    """
+
+    code: int
+    step: int
+    metrics: dict[str, Any]
+
+
+def train(
+    config: ConfigDict, workdir: str | Path, profile: str = "", *, own_process: bool = False
+) -> Trained:
+    """Train a config in a run folder, or resume the run there.
+
+    It can be called from a notebook, from a thread, and several times in one process.
 
     Args:
       config: complete.
       workdir: folder of the run; with several processes, visible to all of them.
       profile: "FIRST:LAST" steps to trace.
+      own_process: whether the process belongs to the run, as the command's does. A signal before
+        the first step, or a silence of `hang_seconds`, then ends it. Otherwise the signal is raised
+        as an exception, and the silence only logged, with the stacks of all threads.
 
     Raises:
-      ValueError, TrainingError, OSError: see `build`, `fit` and `Checkpoints`.
+      ValueError, TrainingError, OSError: see `build`, `fit`, `RunLock` and `Checkpoints`.
     """
-    config = resolve(config)
+    config, workdir = resolve(config), Path(workdir).expanduser()
     check_resume(config, workdir)
     keep_compiled(workdir)
+    processes.check_devices()
     main = processes.main_process()
-    watchdog = Watchdog(config.hang_seconds, workdir, jax.process_index())
-    with Stop().listen() as stop, watchdog.watch():
-        window = Profile(workdir if main else None, profile)
+    watchdog = Watchdog(config.hang_seconds, workdir, jax.process_index(), ends=own_process)
+    window = Profile(workdir if main else None, profile)
+    stop = Stop(own_process)
+    with only_one(workdir), same_precision(), stop.listen(), watchdog.watch():
+        if main:
+            check_writable(workdir / "config.json", "--workdir")
         run = Run(config, workdir, RunMonitor(stop, None, watchdog, window))
         try:
             _train(run)
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            with contextlib.suppress(OSError):  # the disk may be full
-                run.events.add("error", what=reason)
-            # All processes raise a TrainingError together; with any other error, do not wait.
-            if jax.process_count() == 1 or isinstance(error, TrainingError):
-                run.close()
+        except BaseException as error:
+            _failed(run, error, own_process)
             raise
         last = run.saved.latest()
         run.events.add("end" if run.complete else "stop", step=last)
         run.close()
-        return _farewell(run, stop)
+        code = _farewell(run, stop)
+    rows = read_lines(workdir / "metrics.jsonl") if main else []
+    return Trained(code, last or 0, rows[-1] if rows else {})
+
+
+def _failed(run: Run, error: BaseException, own_process: bool) -> None:
+    """Note what ended a run, and end its threads where that does not keep others waiting."""
+    if own_process and not isinstance(error, Exception):
+        return  # interrupted a second time: leave at once
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    with contextlib.suppress(OSError):  # the disk may be full
+        run.events.add("error", what=reason)
+    # All processes raise a TrainingError together; with any other error, do not wait.
+    if jax.process_count() == 1 or isinstance(error, TrainingError):
+        run.close()
 
 
 def _train(run: Run) -> None:
@@ -343,7 +373,7 @@ def main() -> int:
     if group:
         log.speak_as(jax.process_index())
         log.say(f"{group}, {jax.local_device_count()} devices each")
-    return train(f.config, Path(f.workdir), f.profile)
+    return train(f.config, f.workdir, f.profile, own_process=True).code
 
 
 if __name__ == "__main__":

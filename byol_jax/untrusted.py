@@ -7,7 +7,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,22 +58,23 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file; incomplete lines, and those of another form, are skipped.
 
     Args:
-      path: of the file; if it does not exist, there are no lines.
+      path: of the file; if it does not exist, there are no lines. NaN and Infinity, which earlier
+        versions wrote, become None, like null.
     """
     found = []
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError):
-            value = _strict(line)
+            value = _strict(line, constant=lambda _: None)
             found += [value] if isinstance(value, dict) else []
     return found
 
 
-def _strict(text: str) -> Any:
+def _strict(text: str, constant: Callable[[str], Any] | None = None) -> Any:
     try:
         value = json.loads(
             text,
             object_pairs_hook=_once,
-            parse_constant=_number,
+            parse_constant=constant or _number,
             parse_float=_number,
             parse_int=_integer,
         )

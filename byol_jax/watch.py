@@ -14,13 +14,17 @@ from typing import Any
 
 import jax
 
-from byol_jax import log
+from byol_jax import log, pulse
 from byol_jax.events import Clock
 from byol_jax.processes import RESTART
 
 PROFILE_FILE = "PROFILE"
 PROFILE_STEPS = 10
 STDERR = 2  # the file descriptor: faulthandler writes without Python
+OF_LIBRARIES = ("start", "compile", "save")
+"""Of `events.KINDS`: long calls of libraries, which give no sign of life themselves."""
+BUSY_CPU, BUSY_BYTES = 0.02, 2**16
+"""A process is at work if it uses this share of a core, or reads and writes so much per check."""
 
 
 class Stop:
@@ -29,26 +33,45 @@ class Stop:
     While there is nothing to lose (data are being opened, a checkpoint is being read, the step is
     being compiled, in one call that Python cannot interrupt), a signal ends the process at once.
 
+    Args:
+      own_process: whether the process belongs to the run, as a command's does. In a notebook or
+        another program the signal then raises KeyboardInterrupt or SystemExit instead.
+
     nothing_to_lose: whether that is so; the loop clears it after the first step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, own_process: bool = True) -> None:
         self.signal = 0
         self.nothing_to_lose = False
+        self._own_process = own_process
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[Stop]:
-        """Handle both signals; a second Ctrl-C interrupts at once."""
+        """Handle both signals; a second Ctrl-C interrupts at once.
+
+        Python lets only the main thread handle signals; in another one nothing is changed.
+        """
         self.nothing_to_lose = True
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
 
         def handle(number: int, _: Any) -> None:
             if self.signal and number == signal.SIGINT:
                 raise KeyboardInterrupt
+            if self.nothing_to_lose and not self._own_process:
+                raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
             first, self.signal = not self.signal, self.signal or number
             if first and not self.nothing_to_lose:
                 log.say(f"{signal.Signals(number).name}: saving after this step", everywhere=True)
 
         before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+        if not self._own_process:
+            try:
+                yield self
+            finally:
+                _restore(before)
+            return
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         # Written by the C part of the handler: the Python part must wait for the main thread.
@@ -58,8 +81,7 @@ class Stop:
             yield self
         finally:
             signal.set_wakeup_fd(wakeup)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            _restore(before)
             os.close(writer)  # ends the thread
 
     def _heed(self, reader: int) -> None:
@@ -71,22 +93,40 @@ class Stop:
         os.close(reader)
 
 
+def _restore(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 class Watchdog:
     """Ends a process that has been silent for too long, with the stacks of all its threads.
+
+    Signs of life are calls of `alive` (every step, every batch of an evaluation) and `pulse.beat`
+    (in loops that open, decode and compare). While a library works that gives none (tfds prepares
+    a data set, Orbax reads or saves, XLA compiles), the activity of the process counts: 2% of a
+    core, or 64 kB read or written per check. So a call that waits forever for storage, the network
+    or a lock is noticed; one that computes forever is not, in these phases.
 
     Args:
       limit: seconds from one sign of life to the next; 0 never ends it.
       folder: where `stacks-PROCESS.txt` is written.
       process: number of this process.
+      ends: whether it may end the process; else it only shows the stacks, once.
     """
 
-    def __init__(self, limit: float, folder: Path, process: int = 0) -> None:
+    def __init__(self, limit: float, folder: Path, process: int = 0, *, ends: bool = True) -> None:
         self.limit, self._path = limit, folder / f"stacks-{process}.txt"
-        self._last, self._what = time.monotonic(), "starting"
+        self._ends, self._signs, self._what, self._in_library = ends, 0, "starting", False
+        self._activity = (0.0, 0)
 
-    def alive(self, what: str) -> None:
-        """Report a sign of life: `what` begins now."""
-        self._last, self._what = time.monotonic(), what
+    def alive(self, what: str, *, in_library: bool = False) -> None:
+        """Report a sign of life: `what` begins now.
+
+        Args:
+          what: for the message.
+          in_library: whether it gives no sign of life itself, so that activity counts.
+        """
+        self._signs, self._what, self._in_library = self._signs + 1, what, in_library
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
@@ -95,7 +135,7 @@ class Watchdog:
             yield
             return
         done = threading.Event()
-        self.alive("starting")
+        self.alive("starting", in_library=True)
         thread = threading.Thread(target=self._look, args=(done,), daemon=True)
         thread.start()
         try:
@@ -107,24 +147,55 @@ class Watchdog:
 
     def _look(self, done: threading.Event) -> None:
         every = min(self.limit / 4, 10.0)
+        silent, seen, before = 0.0, (-1, -1), time.monotonic()
         while not done.wait(every):
-            # If a library holds the interpreter lock, this thread is stuck too; then faulthandler's
-            # timer, which needs no lock, ends the process with code 1.
-            late = self.limit + 2 * every
-            faulthandler.dump_traceback_later(late, exit=True, file=STDERR)
-            silent = time.monotonic() - self._last
+            if self._ends:
+                # If a library holds the interpreter lock, this thread is stuck too; then
+                # faulthandler's timer, which needs no lock, ends the process with code 1.
+                late = self.limit + 2 * every
+                faulthandler.dump_traceback_later(late, exit=True, file=STDERR)
+            now = time.monotonic()
+            # While the machine slept, or the process was stopped, it was not silent.
+            silent, before = silent + min(now - before, 2 * every), now
+            signs, active = (self._signs, pulse.beats()), self._active(every)
+            if signs != seen or (active and self._in_library):
+                silent, seen = 0.0, signs
             if silent > self.limit:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with self._path.open("w") as file:
-                    faulthandler.dump_traceback(file, all_threads=True)
-                faulthandler.dump_traceback(STDERR, all_threads=True)
-                log.say(
-                    f"error: no sign of life for {silent:.0f} s (hang_seconds is {self.limit:.0f}) "
-                    f"while {self._what}; the stacks of all threads are above and in {self._path}. "
-                    "The same command resumes.",
-                    everywhere=True,
-                )
-                os._exit(RESTART)
+                self._show(silent)
+                if self._ends:
+                    os._exit(RESTART)
+                return
+
+    def _active(self, seconds: float) -> bool:
+        """Whether the process was at work since the last look, this many seconds ago."""
+        cpu, moved = _activity()
+        (cpu_before, moved_before), self._activity = self._activity, (cpu, moved)
+        return cpu - cpu_before > BUSY_CPU * seconds or moved - moved_before > BUSY_BYTES
+
+    def _show(self, silent: float) -> None:
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("w") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
+        with contextlib.suppress(OSError):
+            faulthandler.dump_traceback(STDERR, all_threads=True)
+        log.say(
+            f"error: no sign of life for {silent:.0f} s (hang_seconds is {self.limit:.0f}) "
+            f"while {self._what}; the stacks of all threads are above and in {self._path}. "
+            + ("The same command resumes." if self._ends else "It is left as it is."),
+            everywhere=True,
+        )
+
+
+def _activity() -> tuple[float, int]:
+    """(seconds of CPU, bytes read and written) of this process so far; no bytes where unknown."""
+    used = os.times()
+    moved = 0
+    with contextlib.suppress(OSError, ValueError):  # Linux only
+        for line in Path("/proc/self/io").read_text().splitlines():
+            name, _, value = line.partition(":")
+            moved += int(value) if name in ("rchar", "wchar") else 0
+    return used.user + used.system, moved
 
 
 class Profile:
@@ -219,15 +290,15 @@ class RunMonitor:
         self.profile = profile or Profile(None)
         self._watchdog = watchdog
 
-    def alive(self, what: str) -> None:
-        """Report a sign of life to the watchdog."""
+    def alive(self, what: str, *, in_library: bool = False) -> None:
+        """Report a sign of life; see `Watchdog.alive`."""
         if self._watchdog:
-            self._watchdog.alive(what)
+            self._watchdog.alive(what, in_library=in_library)
 
     @contextlib.contextmanager
     def doing(self, kind: str, what: str = "") -> Iterator[None]:
         """Spend time on another activity, one of `events.KINDS`, and report a sign of life."""
-        self.alive(what or kind)
+        self.alive(what or kind, in_library=kind in OF_LIBRARIES)
         with self.clock.spend(kind):
             yield
         self.alive("training")

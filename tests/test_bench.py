@@ -17,11 +17,12 @@ from byol_jax import mesh
 from byol_jax.bench import __main__ as command
 from byol_jax.bench import end_to_end, step, views
 from byol_jax.bench import input as feeding
-from byol_jax.bench.measure import Rate, machine, plain, rates, table, write_json
+from byol_jax.bench.measure import Rate, machine, plain, rates, table
 from byol_jax.bench.noise import noise
 from byol_jax.config import default_config
 from byol_jax.experiment.build import build
 from byol_jax.hardware import DEVICES, find_device
+from byol_jax.writing import write_json
 
 ROOT = Path(__file__).parents[1]
 
@@ -176,7 +177,7 @@ def test_noise_is_no_flat_image():
 def test_results_are_json(tmp_path):
     """Fails if a result cannot be read back, or the machine is not named."""
     found = rates({"a": lambda: time.sleep(0.001) or 1}, 1, 0.01)
-    write_json({"machine": machine(), "rates": plain(found), "n": 1}, tmp_path / "out.json")
+    write_json(tmp_path / "out.json", {"machine": machine(), "rates": plain(found), "n": 1})
     back = json.loads((tmp_path / "out.json").read_text())
     assert back["rates"]["a"]["ratio"] == 1
     assert back["machine"]["jax"] == jax.__version__

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from byol_jax.evals.fewshot import draw_labels, fewshot
+from byol_jax.evals.features import NothingToJudge
+from byol_jax.evals.fewshot import draw_labels, fewshot, rare_classes
 
 
 def clouds(n, seed, classes=3):
@@ -40,10 +41,39 @@ def test_fewer_shots_are_the_first_of_more():
     assert few.tolist() == more[:1].tolist()
 
 
-def test_too_few_examples_are_refused():
-    """Fails if a class is drawn short in silence."""
-    with pytest.raises(ValueError, match=r"Class 0 has 4 training images, fewer than the 5.*shots"):
-        draw_labels(LABELS, 5, 0)
+def test_a_rare_class_is_left_out_of_the_columns_it_is_too_small_for():
+    """Fails if one rare class makes the whole protocol fail, is drawn short, or its test images
+    count as errors in a column whose classifier does not know it.
+    """
+    train, test = clouds(90, 0), clouds(60, 1)
+    train_y = train[1].copy()
+    train_y[np.flatnonzero(train_y == 2)[3:]] = -1  # class 2 has three
+    assert rare_classes(train_y, 3) == []
+    assert rare_classes(train_y, 4) == [2]
+    found = fewshot(train[0], train_y, test[0], test[1], shots=(3, 4), draws=2)
+
+    def unit(h):
+        return h.astype(np.float64) / np.linalg.norm(h, axis=1, keepdims=True)
+
+    two = test[1] < 2
+    expected = []
+    for draw in range(2):
+        rows = draw_labels(np.where(train_y == 2, -1, train_y), 4, draw)
+        model = LogisticRegression(C=100.0, max_iter=5000).fit(unit(train[0])[rows], train_y[rows])
+        expected.append(100 * np.mean(model.predict(unit(test[0])[two]) == test[1][two]))
+    assert found["4"] == pytest.approx(np.mean(expected))
+    assert set(found) == {"3", "3_std", "4", "4_std", "all"}
+    few = fewshot(train[0], train_y, test[0], test[1], shots=(3, 1000), draws=1)
+    assert set(few) == {"3", "3_std", "all"}
+
+
+def test_one_class_or_no_label_is_refused():
+    """Fails if scikit-learn's own error, or a mean over nothing, is what the user sees."""
+    h = np.eye(4, dtype=np.float32)
+    with pytest.raises(NothingToJudge, match="labels of 1 classes"):
+        fewshot(h, np.array([0, 0, 0, -1]), h, np.zeros(4, int), shots=(1,))
+    with pytest.raises(NothingToJudge, match="No test image"):
+        fewshot(h, np.array([0, 1, 0, 1]), h, np.full(4, -1), shots=(1,))
 
 
 def test_scores_equal_scikit_learn():

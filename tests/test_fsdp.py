@@ -167,7 +167,8 @@ def test_a_run_is_divided_from_its_start(quick):
     one = build(digits(1))
     whole = jax.device_put(state, meshes.replicated(one.mesh))
     found = [build_evaluation(x)(s, lambda: None) for x, s in ((e, state), (one, whole))]
-    assert found[0].keys() == {"knn/test_top1", "probe/test_top1"}
+    counts = {"knn/train_images", "knn/test_images", "knn/damaged"}
+    assert found[0].keys() == {"knn/test_top1", "probe/test_top1"} | counts
     assert found[0] == pytest.approx(found[1], abs=0.5)
 
 

@@ -14,6 +14,8 @@ LAYERS = {
     # The types that everything shares; what is read of files that others may have written.
     "core": 0,
     "untrusted": 0,
+    "pulse": 0,
+    "writing": 0,
     "config": 0.5,
     "hardware": 0.5,
     "losses": 0.5,
@@ -31,6 +33,7 @@ LAYERS = {
     "convert": 2,
     "faults": 2,
     "methods": 2,
+    "run_lock": 2,
     "watch": 2,
     "loop": 3,
     "run_folder": 3,

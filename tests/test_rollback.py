@@ -68,7 +68,7 @@ def test_the_stretch_is_skipped_and_the_run_ends(tmp_path, bad_step, capsys):
     Step 6 is not finite: back to step 4, and on with the data after step 6: two steps' worth are
     never trained on. The example comes again once an epoch.
     """
-    assert command.train(config(rollbacks=5), tmp_path) == 0
+    assert command.train(config(rollbacks=5), tmp_path).code == 0
     step, arrays, meta = last_state(tmp_path)
     assert step == 2 * STEPS
     assert all(np.isfinite(x).all() for x in arrays.values() if x.dtype.kind == "f")
@@ -92,7 +92,7 @@ def test_the_stretch_is_skipped_and_the_run_ends(tmp_path, bad_step, capsys):
 
 def test_before_the_first_save_it_begins_anew(tmp_path, bad_step):
     """Fails if there must be a checkpoint to go back to."""
-    assert command.train(config(rollbacks=5, checkpoint_every=50, epochs=1), tmp_path) == 0
+    assert command.train(config(rollbacks=5, checkpoint_every=50, epochs=1), tmp_path).code == 0
     back = [e for e in read_events(tmp_path) if e["event"] == "rollback"]
     assert (back[0]["step"], back[0]["position"]) == (0, 6 * BATCH)
     assert last_state(tmp_path)[1]["position"] > STEPS * BATCH

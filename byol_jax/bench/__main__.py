@@ -13,13 +13,14 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from byol_jax import cli, log
+from byol_jax import cli, log, processes
 from byol_jax.bench import end_to_end, step, views
 from byol_jax.bench import input as feeding
-from byol_jax.bench.measure import cores, machine, write_json
+from byol_jax.bench.measure import cores, machine, plain
 from byol_jax.bench.noise import noise
 from byol_jax.config import resolve
 from byol_jax.experiment.build import Experiment, build
+from byol_jax.writing import check_writable, write_json
 
 WHAT = ("input", "views", "step", "end_to_end")
 
@@ -32,6 +33,9 @@ def main(what: str) -> int:
     if f.rounds < 1 or f.seconds <= 0 or f.steps < 1 or f.synthetic < 0 or f.target_rate < 0:
         raise ValueError("--rounds, --seconds and --steps must be above 0.")
     config = resolve(f.config)
+    if f.json:
+        check_writable(Path(f.json), "--json")
+    processes.check_devices()
     source = noise(f.synthetic, config.image_size) if f.synthetic else None
     with log.busy("opening the data"):
         e = build(config, source)
@@ -41,7 +45,7 @@ def main(what: str) -> int:
     print("\n" + ", ".join(f"{k} {v}" for k, v in results["machine"].items()) + "\n")
     print(text)
     if f.json:
-        write_json(results, Path(f.json))
+        write_json(Path(f.json), plain(results))
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 import statistics
@@ -131,10 +130,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     return value
-
-
-def write_json(results: Mapping[str, Any], path: Path) -> None:
-    """Write results atomically."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(plain(results), indent=2) + "\n")
-    temporary.replace(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from byol_jax import pulse
 from byol_jax.data import split as splits
 from byol_jax.data.source import MAX_BYTES, Source
 from byol_jax.untrusted import size_of
@@ -78,6 +79,7 @@ def _may_be_read(base: Path, files: list[str]) -> np.ndarray:
     """
 
     def fits(file: str) -> bool:
+        pulse.beat()
         try:
             return size_of(os.path.join(base, file)) <= MAX_BYTES
         except OSError:
@@ -95,6 +97,7 @@ def _images(base: Path) -> list[str]:
     """Paths of the images under `base`, relative to it, sorted."""
     found, other, seen = [], Counter[str](), set()
     for folder, names, files in os.walk(base, followlinks=True):
+        pulse.beat()
         real = os.path.realpath(folder)
         names[:] = [] if real in seen else sorted(n for n in names if not n.startswith("."))
         if real in seen:  # a link to a parent folder
@@ -138,6 +141,7 @@ def _part(base: Path, files: list[str], split: str, seed: int) -> list[str]:
 
 def _excerpt(path: Path) -> bytes:
     """Size and up to four blocks of a file: equal for equal files, and cheap for large files."""
+    pulse.beat()
     try:
         size = size_of(path)
         with path.open("rb") as file:

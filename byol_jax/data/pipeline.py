@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from byol_jax import pulse
 from byol_jax.data import order
 from byol_jax.data.source import Source
 from byol_jax.views.spec import EvalSpec, Recipe, ViewSpec, check_recipe
@@ -250,6 +251,7 @@ def _eval_batches(
         batch = _named(source, {**raw, "views": raw["views"][:, None]})
         yield _pad(batch, share)
         done += 1
+        pulse.beat()
     # This process may have no rows in the last batch.
     for _ in range(count - done):
         views = np.zeros((0, 1, spec.size, spec.size, source.channels), np.float32)

@@ -21,12 +21,21 @@ Outputs = Callable[[Tree, Any], Mapping[str, jax.Array]]
 class Extracted(NamedTuple):
     """Extracted features: outputs by name, each [N, ...] float32, and labels [N] int32.
 
-    damaged: how many examples could not be read and were left out.
+    damaged: the indices of examples that could not be read and are left out, int32.
     """
 
     outputs: dict[str, np.ndarray]
     labels: np.ndarray
-    damaged: int
+    damaged: np.ndarray
+
+    @property
+    def judged(self) -> int:
+        """How many were read and have a label."""
+        return int((self.labels >= 0).sum())
+
+
+class NothingToJudge(ValueError):
+    """No image is left whose label is known, so that there is no accuracy to report."""
 
 
 def extract(
@@ -51,7 +60,7 @@ def extract(
     """
     found: dict[str, list[np.ndarray]] = {}
     labels: list[np.ndarray] = []
-    damaged = 0
+    damaged: list[np.ndarray] = []
     for batch in batches:
         poll()
         placed = put_batch({k: np.asarray(v) for k, v in batch.items()}, mesh)
@@ -62,16 +71,22 @@ def extract(
             found.setdefault(name, []).append(rows[name].astype(np.float32)[mask, 0])
         labels.append(rows["label"][mask])
         # Padding has index -1; any other masked row is an image that could not be read.
-        damaged += int((~mask & (rows["index"] >= 0)).sum())
+        damaged.append(rows["index"][~mask & (rows["index"] >= 0)])
     if not labels:
         raise ValueError("There are no images to extract features from.")
     joined = {name: np.concatenate(parts) for name, parts in found.items()}
-    return Extracted(joined, np.concatenate(labels), damaged)
+    return Extracted(joined, np.concatenate(labels), np.concatenate(damaged))
 
 
 def topk_accuracy(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in percent; rows labelled -1 do not count."""
+    """Top-1 and top-5 accuracy in percent; rows labelled -1 do not count.
+
+    Raises:
+      NothingToJudge: no row is labelled.
+    """
     known = labels_N >= 0
+    if not known.any():
+        raise NothingToJudge("No image to be judged has a label that is known and can be read.")
     scores, labels = scores_NK[known], labels_N[known]
     # How many classes score no lower than the right one. Ties and NaN count as errors, so that a
     # constant or broken output is not perfect.
@@ -85,9 +100,10 @@ def topk_accuracy(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, floa
 
 def pixels(batches: Iterable[Mapping[str, np.ndarray]]) -> Extracted:
     """The images themselves as features, flattened: a baseline for every encoder."""
-    rows, labels = [], []
+    rows, labels, damaged = [], [], []
     for batch in batches:
-        mask = np.asarray(batch["mask"]) > 0
+        index, mask = np.asarray(batch["index"]), np.asarray(batch["mask"]) > 0
         rows.append(np.asarray(batch["views"])[mask].reshape(mask.sum(), -1))
         labels.append(np.asarray(batch["label"])[mask])
-    return Extracted({"h": np.concatenate(rows)}, np.concatenate(labels), 0)
+        damaged.append(index[~mask & (index >= 0)])
+    return Extracted({"h": np.concatenate(rows)}, np.concatenate(labels), np.concatenate(damaged))

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from byol_jax.evals.features import topk_accuracy
+from byol_jax import pulse
+from byol_jax.evals.features import NothingToJudge, topk_accuracy
 from byol_jax.losses import normalize
 
 CHUNK = 512  # test rows compared at once: 512 x 1.28 million cosines are 2.6 GB
@@ -60,14 +61,20 @@ def knn(
     Returns:
       {"top1", "top5", "k"}, accuracies in percent.
 
+    Raises:
+      NothingToJudge: no training or no test row is labelled.
+
     Reference: Wu et al. 2018; Caron et al. 2021 (facebookresearch/dino:eval_knn.py).
     """
     known = train_y >= 0
+    if not known.any():
+        raise NothingToJudge("No training image has a label that is known and can be read.")
     train = normalize(jnp.asarray(train_h[known], jnp.float32))
     k = neighbours(k, len(train))
     labels = jnp.asarray(train_y[known])
     scores = []
     for start in range(0, len(test_h), CHUNK):
+        pulse.beat()
         part = np.asarray(test_h[start : start + CHUNK], np.float32)
         short = CHUNK - len(part)
         padded = normalize(jnp.asarray(np.pad(part, ((0, short), (0, 0)))))

@@ -6,6 +6,7 @@ Shape key: N examples, L learning rates, K classes.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -14,9 +15,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from byol_jax.core import Encoder, TrainState
-from byol_jax.evals.features import extract, topk_accuracy
+from byol_jax.evals.features import NothingToJudge, extract, topk_accuracy
+from byol_jax.faults import Damage
 from byol_jax.log import say
-from byol_jax.loop import Options, Program, fit
+from byol_jax.loop import Hooks, Options, Program, fit
 from byol_jax.methods.supervised import supervised
 from byol_jax.optim import sgd, warmup_cosine
 from byol_jax.train_step import init_state, jit_step, make_train_step
@@ -36,6 +38,7 @@ class Part:
     examples: int
     train: Callable[[int, int], Iterator[Mapping[str, np.ndarray]]]
     test: Callable[[], Batches]
+    damage: Damage | None = None
 
 
 class Parts(NamedTuple):
@@ -72,7 +75,7 @@ def _train(
     classes: int,
     lrs: tuple[float, ...],
     mesh: Mesh,
-) -> Scorer:
+) -> tuple[Scorer, int]:
     """Train one linear layer per learning rate; returns a function part -> scores [N, L, K]."""
     devices = mesh.devices.size
     batch_size = min(protocol.batch_size, part.examples) // devices * devices
@@ -96,11 +99,17 @@ def _train(
     what = "the linear classifier" if protocol.frozen else "fine-tuning"
     options = Options(steps, batch_size, what=what)
 
-    def chain() -> Iterator[Mapping[str, np.ndarray]]:
-        yield first
-        yield from batches
+    learned = np.zeros(part.examples, bool)
 
-    state = fit(state, Program(step, chain(), key, mesh), options)
+    def chain() -> Iterator[Mapping[str, np.ndarray]]:
+        for batch in itertools.chain([first], batches):
+            counts = (np.asarray(batch["mask"]) > 0) & (np.asarray(batch["label"]) >= 0)
+            learned[np.asarray(batch["index"])[counts]] = True
+            yield batch
+
+    state = fit(state, Program(step, chain(), key, mesh), options, Hooks(damage=part.damage))
+    if not learned.any():
+        raise NothingToJudge("No training image has a label that is known and can be read.")
 
     def score(part: Part) -> tuple[np.ndarray, np.ndarray]:
         @jax.jit
@@ -109,9 +118,11 @@ def _train(
             return {"logits": logits[:, None]}
 
         found = extract(outputs, state, part.test(), mesh)
+        if part.damage is not None:
+            part.damage.add(found.damaged)
         return found.outputs["logits"], found.labels
 
-    return score
+    return score, int(learned.sum())
 
 
 def linear(
@@ -131,12 +142,17 @@ def linear(
       mesh: the devices.
 
     Returns:
-      {"top1", "top5", "lr", "validation_top1"}, accuracies in percent.
+      {"top1", "top5", "lr", "validation_top1"}, accuracies in percent; {"train_images",
+      "test_images"}: how many labelled images it learned from, and was judged on.
+
+    Raises:
+      NothingToJudge: no image of a part has a label that is known and can be read.
+      TrainingError: too many images cannot be read.
 
     Reference: Grill et al. 2020, appendix D.1.
     """
 
-    def train(part: Part, lrs: tuple[float, ...]) -> Scorer:
+    def train(part: Part, lrs: tuple[float, ...]) -> tuple[Scorer, int]:
         return _train(encoder, part, protocol, classes, lrs, mesh)
 
     lrs = protocol.lrs
@@ -144,11 +160,14 @@ def linear(
     groups = [lrs] if protocol.frozen else [(lr,) for lr in lrs]
     accuracy: list[float] = []
     for group in groups:
-        scores, labels = train(parts.sweep, group)(parts.validation)
+        score, _ = train(parts.sweep, group)
+        scores, labels = score(parts.validation)
         accuracy += [topk_accuracy(scores[:, i], labels)["top1"] for i in range(len(group))]
     best = int(np.argmax(accuracy))
     swept = ", ".join(f"{lr:g}: {a:.2f}" for lr, a in zip(lrs, accuracy, strict=True))
     say(f"validation top-1 by learning rate: {swept}; training on all with {lrs[best]:g}")
-    scores, labels = train(parts.train, (lrs[best],))(parts.test)
+    score, learned = train(parts.train, (lrs[best],))
+    scores, labels = score(parts.test)
     result = topk_accuracy(scores[:, 0], labels)
-    return result | {"lr": lrs[best], "validation_top1": accuracy[best]}
+    result |= {"lr": lrs[best], "validation_top1": accuracy[best]}
+    return result | {"train_images": learned, "test_images": int((labels >= 0).sum())}

@@ -12,17 +12,19 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from byol_jax import log, mesh
+from byol_jax.config import flatten
 from byol_jax.core import Encoder, TrainState, Tree, starting_from
 from byol_jax.data.opening import open_source
-from byol_jax.data.pipeline import eval_batches, train_batches
+from byol_jax.data.pipeline import eval_batches, train_batches, why_damaged
 from byol_jax.data.source import Source
-from byol_jax.evals.features import Extracted, extract, pixels, topk_accuracy
-from byol_jax.evals.fewshot import fewshot
+from byol_jax.evals.features import Extracted, NothingToJudge, extract, pixels, topk_accuracy
+from byol_jax.evals.fewshot import fewshot, rare_classes
 from byol_jax.evals.knn import knn
 from byol_jax.evals.linear import Part, Parts, Protocol, linear
 from byol_jax.experiment.build import Experiment
 from byol_jax.experiment.views import build_views
-from byol_jax.run_folder import RunEncoder
+from byol_jax.faults import Damage
+from byol_jax.run_folder import RunEncoder, data_changes
 from byol_jax.views.recipes import crop_flip
 from byol_jax.views.spec import EvalSpec, ViewSpec
 
@@ -42,14 +44,59 @@ def limited(source: Source, most: int) -> Source:
     return source.take(np.sort(np.random.RandomState(0).permutation(source.num_examples)[:most]))
 
 
+def known(source: Source) -> Source:
+    """The examples whose label is known; a stream, whose labels are in its records, as it is."""
+    if source.labels is None or (source.labels >= 0).all():
+        return source
+    return source.take(np.flatnonzero(source.labels >= 0))
+
+
+def why_nothing(part: str, source: Source) -> str:
+    """Why no accuracy can be measured on a part ("training", "test"), or ""."""
+    if source.labels is None and source.classes:
+        return ""  # a stream: only reading tells
+    if not source.labelled:
+        return f"none of the {source.num_examples:,} {part} images of {source.name} has a label"
+    assert source.labels is not None
+    if source.intact is not None and not (source.intact & (source.labels >= 0)).any():
+        return f"none of the labelled {part} images of {source.name} can be read"
+    return ""
+
+
+def count_damage(source: Source, share: float) -> Damage:
+    """What an evaluation could not read of a data set, of which at most a share may be damaged."""
+    return Damage(
+        share * source.num_examples, explain(source), identify=identity(source), fate="left out"
+    )
+
+
+def identity(source: Source) -> Callable[[int], Any]:
+    """Index -> what tells an example from others, in whichever part of the data set it is."""
+    return source.locate if source.shards else source.describe
+
+
+def explain(source: Source) -> Callable[[int], str]:
+    """Index -> the name of an example that cannot be read, and why."""
+    return lambda index: f"{source.describe(index)}: {why_damaged(source, index)}"
+
+
 def build_evaluation(
     e: Experiment,
 ) -> Callable[[TrainState, Callable[[], None]], dict[str, float]] | None:
-    """KNN (and the probe's accuracy) on the test images; None if there are no labels."""
-    if not e.source.classes:
+    """KNN (and the probe's accuracy) on the test images; None, with the reason logged, if there
+    are no labels to judge by.
+
+    The function raises TrainingError if more images than `data.max_damaged` cannot be read.
+    """
+    why, test = why_nothing("training", e.source), e.source
+    if not why:
+        test = open_source(e.config.data.name, e.config.data.dir, "test", seed=e.config.seed)
+        why = why_nothing("test", test)
+    if why:
+        log.say(f"no kNN and no probe accuracy in this run: {why}")
         return None
-    test = open_source(e.config.data.name, e.config.data.dir, "test", seed=e.config.seed)
-    train = limited(e.source, e.config.eval.train_examples)
+    test = known(test)
+    train = limited(known(e.source), e.config.eval.train_examples)
     size = eval_batch_size(e.config, e.mesh)
 
     @jax.jit  # one function object: every evaluation of the run shares one compilation
@@ -58,19 +105,28 @@ def build_evaluation(
         return {k: v for k, v in found.items() if k in ("h", "probe")}
 
     where = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    damage = [count_damage(part, e.config.data.max_damaged) for part in (train, test)]
 
-    def run(state: TrainState, part: Source, poll: Callable[[], None]) -> Extracted:
-        crops = eval_batches(part, e.eval_spec, batch_size=size, **where)
-        return extract(outputs, (state.params, state.extra), crops, e.mesh, poll)
+    def run(state: TrainState, i: int, poll: Callable[[], None]) -> Extracted:
+        crops = eval_batches((train, test)[i], e.eval_spec, batch_size=size, **where)
+        found = extract(outputs, (state.params, state.extra), crops, e.mesh, poll)
+        damage[i].add(found.damaged)
+        return found
 
     def evaluate(state: TrainState, poll: Callable[[], None]) -> dict[str, float]:
         with log.busy("evaluating (kNN)"):
-            a, b = run(state, train, poll), run(state, test, poll)
-            metrics = {"knn/test_top1": _knn(e.config, a, b, e.source.classes)["top1"]}
+            a, b = run(state, 0, poll), run(state, 1, poll)
+            counts = {"train_images": a.judged, "test_images": b.judged}
+            counts["damaged"] = len(a.damaged) + len(b.damaged)
+            try:
+                metrics = {"knn/test_top1": _knn(e.config, a, b, e.source.classes)["top1"]}
+            except NothingToJudge as error:
+                log.say(f"WARNING: no kNN and no probe accuracy: {error}")
+                return {}
         if "probe" in b.outputs:
             metrics["probe/test_top1"] = topk_accuracy(b.outputs["probe"], b.labels)["top1"]
         log.say(", ".join(f"{k} {v:.2f}" for k, v in metrics.items()))
-        return metrics
+        return metrics | {f"knn/{k}": v for k, v in counts.items()}
 
     return evaluate
 
@@ -89,7 +145,10 @@ def _knn(config: ConfigDict, train: Extracted, test: Extracted, classes: int) ->
 
 @dataclasses.dataclass(frozen=True)
 class EvalData:
-    """The data and the devices on which encoders are compared."""
+    """The data and the devices on which encoders are compared.
+
+    train, test: their labelled images. damage: what could not be read of each.
+    """
 
     config: ConfigDict
     train: Source
@@ -97,15 +156,26 @@ class EvalData:
     view: ViewSpec
     spec: EvalSpec
     mesh: Mesh
+    damage: tuple[Damage, Damage]
 
     def features(self, encoder: Encoder, start: tuple[Tree, Tree], source: Source) -> Extracted:
-        """Pooled features of a source's centre crops."""
+        """Pooled features of a source's centre crops.
+
+        Raises:
+          TrainingError: more images than `data.max_damaged` cannot be read.
+        """
 
         @jax.jit
         def outputs(weights: Tree, images: jax.Array) -> dict[str, jax.Array]:
             return {"h": encoder.apply(*weights, images, False)[0].pooled}
 
-        return extract(outputs, start, self.crops(source), self.mesh)
+        found = extract(outputs, start, self.crops(source), self.mesh)
+        self.damage_of(source).add(found.damaged)
+        return found
+
+    def damage_of(self, source: Source) -> Damage:
+        """The count for the test images, or for a part of the training images."""
+        return self.damage[source is self.test].among(explain(source), identity(source))
 
     def crops(self, source: Source) -> Iterator[dict[str, np.ndarray]]:
         """One pass of centre crops."""
@@ -120,7 +190,8 @@ class EvalData:
         def train(batch_size: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
             return train_batches(source, recipe, batch_size=batch_size, seed=seed)
 
-        return Part(source.num_examples, train, lambda: self.crops(source))
+        damage = self.damage_of(source)
+        return Part(source.num_examples, train, lambda: self.crops(source), damage)
 
 
 def open_eval_data(run: RunEncoder) -> EvalData:
@@ -130,17 +201,19 @@ def open_eval_data(run: RunEncoder) -> EvalData:
       ValueError: the data have no labels, or cannot be opened.
     """
     config = run.config
-    sources = [
+    train, test = (
         open_source(config.data.name, config.data.dir, split, seed=config.seed)
         for split in ("train", "test")
-    ]
-    train = sources[0]
-    if not train.classes:
+    )
+    why = why_nothing("training", train) or why_nothing("test", test)
+    if why:
         raise ValueError(
-            f"The data {config.data.name!r} {config.data.dir} have no labels, which every "
-            "protocol needs: put the images into one folder per class, or evaluate on labelled "
-            "data with --config.data.name and --config.data.dir."
+            f"Nothing can be judged: {why}. Put the images into one folder per class, or evaluate "
+            "on labelled data with --config.data.name and --config.data.dir."
         )
+    changes = data_changes(run.data, train.fingerprint()) if run.data else ""
+    if changes and config.data.name == run.info.source:
+        log.say(f"WARNING: these are not the data that the run was trained on: {changes}")
     if train.channels != run.encoder.channels:
         raise ValueError(
             f"The data have {train.channels} channels, the encoder {run.encoder.channels}; "
@@ -151,7 +224,10 @@ def open_eval_data(run: RunEncoder) -> EvalData:
     info = run.info
     resize = config.eval.resize or info.resize or info.image_size
     spec = EvalSpec(info.image_size, resize, info.mean, info.std)
-    return EvalData(config, train, sources[1], recipe["views"][0], spec, mesh.make_mesh())
+    train, test = known(train), known(test)
+    share = config.data.max_damaged
+    damage = count_damage(train, share), count_damage(test, share)
+    return EvalData(config, train, test, recipe["views"][0], spec, mesh.make_mesh(), damage)
 
 
 def untrained(run: RunEncoder) -> tuple[Tree, Tree]:
@@ -172,8 +248,12 @@ def run_knn(run: RunEncoder, data: EvalData) -> dict[str, Any]:
     for prefix, start in _candidates(run).items():
         a, b = (data.features(run.encoder, start, s) for s in (train, data.test))
         found = _knn(run.config, a, b, data.train.classes)
-        result |= {prefix + k: v for k, v in found.items()}
+        result |= {prefix + k: v for k, v in found.items()} | _judged(a, b)
     return result
+
+
+def _judged(train: Extracted, test: Extracted) -> dict[str, int]:
+    return {"train_images": train.judged, "test_images": test.judged}
 
 
 def run_fewshot(run: RunEncoder, data: EvalData) -> dict[str, Any]:
@@ -181,6 +261,7 @@ def run_fewshot(run: RunEncoder, data: EvalData) -> dict[str, Any]:
     c = run.config.eval
     train = limited(data.train, c.train_examples)
     rows: dict[str, dict[str, float]] = {}
+    counts: dict[str, Any] = {}
 
     def add(name: str, a: Extracted, b: Extracted) -> None:
         rows[name] = fewshot(
@@ -192,6 +273,10 @@ def run_fewshot(run: RunEncoder, data: EvalData) -> dict[str, Any]:
             draws=c.draws,
             c=c.fewshot_c,
         )
+        rare = {str(n): rare_classes(a.labels, n) for n in c.shots}
+        names = data.train.class_names
+        left_out = {n: [names[i] if names else str(i) for i in v] for n, v in rare.items() if v}
+        counts.update(_judged(a, b), left_out=left_out)
 
     if data.spec.size <= PIXELS_UP_TO:
         # Pixels in 0..1, not normalised: an offset would change their l2-normalised angles.
@@ -208,7 +293,14 @@ def run_fewshot(run: RunEncoder, data: EvalData) -> dict[str, Any]:
     for prefix, start in reversed(_candidates(run).items()):
         a, b = (data.features(run.encoder, start, s) for s in (train, data.test))
         add(names[prefix], a, b)
-    return {
+    for shots, classes in counts["left_out"].items():
+        shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+        log.say(
+            f"WARNING: {len(classes)} classes have fewer than {shots} training images and are left "
+            f"out of that column: {shown}"
+            + ("" if shots in rows["untrained encoder"] else "; too few are left to judge it")
+        )
+    return counts | {
         "top1": rows[run.info.method]["all"],
         "untrained_top1": rows["untrained encoder"]["all"],
         "rows": rows,
@@ -226,8 +318,9 @@ def _run_supervised(run: RunEncoder, data: EvalData, train: Source, frozen: bool
     for prefix, start in _candidates(run).items():
         log.say(f"{'untrained' if prefix else 'pre-trained'} encoder:")
         found = linear(starting_from(run.encoder, *start), parts, protocol, classes, data.mesh)
-        result |= {prefix + k: v for k, v in found.items()}
-    return result | {"train_images": train.num_examples, "validation_images": held.num_examples}
+        counts = {k: found.pop(k) for k in ("train_images", "test_images")}
+        result |= {prefix + k: v for k, v in found.items()} | counts
+    return result | {"validation_images": held.num_examples}
 
 
 def run_linear(run: RunEncoder, data: EvalData) -> dict[str, Any]:
@@ -250,3 +343,43 @@ PROTOCOLS: dict[str, Callable[[RunEncoder, EvalData], dict[str, Any]]] = {
     "finetune": run_finetune,
     "fewshot": run_fewshot,
 }
+
+# What each protocol reads of the config; a name that ends in a dot stands for all that begin so.
+_OF_ALL = ("seed", "data.name", "data.dir", "data.max_damaged", "eval.batch_size", "eval.resize")
+_TRAINED = (
+    "eval.epochs",
+    "eval.train_batch",
+    "eval.validation",
+    "views.recipe",
+    "views.overrides.",
+)
+READS: dict[str, tuple[str, ...]] = {
+    "knn": ("eval.train_examples", "eval.knn_k", "eval.knn_temperature"),
+    "linear": ("eval.lrs", *_TRAINED),
+    "finetune": ("eval.finetune_lrs", "eval.label_fraction", *_TRAINED),
+    "fewshot": ("eval.train_examples", "eval.shots", "eval.draws", "eval.fewshot_c"),
+}
+
+
+def check_reads(protocol: str, own: ConfigDict, asked: ConfigDict) -> None:
+    """Refuse a change of a key that a protocol would ignore.
+
+    Args:
+      protocol: one of `PROTOCOLS`.
+      own: config of the run.
+      asked: the same with changes.
+
+    Raises:
+      ValueError: names the first such key.
+    """
+    before, after = flatten(own), flatten(asked)
+    reads = _OF_ALL + READS[protocol]
+    for key in sorted(before.keys() | after.keys()):
+        read = any(key == k or (k.endswith(".") and key.startswith(k)) for k in reads)
+        if not read and before.get(key) != after.get(key):
+            others = [p for p, keys in READS.items() if key in keys]
+            why = f"only {' and '.join(others)} read it" if others else "the run's own value holds"
+            raise ValueError(
+                f"{key} has no effect on --protocol={protocol}: {why}; leave it at "
+                f"{before.get(key)!r}. {protocol} reads {', '.join(reads)}."
+            )

@@ -5,7 +5,6 @@ python -m byol_jax.preflight --config configs/NAME.py --topology v3:16x16[,...] 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -22,6 +21,7 @@ from byol_jax import cli
 from byol_jax.config import resolve
 from byol_jax.preflight import model, remedies, table, topology
 from byol_jax.preflight.lower import lower, no_data
+from byol_jax.writing import check_writable, write_json
 
 
 def say(text: str) -> None:
@@ -43,6 +43,9 @@ def main() -> int:
     if f.config is None:
         raise ValueError("--config is missing; give one, e.g. configs/byol_imagenet_r50.py:300.")
     config = resolve(f.config)
+    for option, file in (("--json", f.json), ("--hlo", f.hlo)):
+        if file:
+            check_writable(Path(file), option)
     names = [name for name in f.topology.split(",") if name]
     virtual = topology.virtual_devices(names)
     if virtual:
@@ -72,7 +75,7 @@ def main() -> int:
     if len(found) > 1:
         print(table.comparison(found))
     if f.json:
-        Path(f.json).write_text(json.dumps(found, indent=2) + "\n")
+        write_json(Path(f.json), found)
     return 0
 
 

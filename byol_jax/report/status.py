@@ -55,7 +55,7 @@ def _last_row(workdir: Path) -> dict[str, Any]:
 
 def _state(events: list[Event], start: Event) -> str:
     last = events[-1]
-    kind, ago = last["event"], time.time() - last["time"]
+    kind, ago = last["event"], max(time.time() - last["time"], 0.0)  # clocks are set back
     said = f"last heard of {_duration(ago)} ago"
     if kind == "end":
         return f"complete since {_duration(ago)}"
@@ -105,7 +105,8 @@ def _checkpoints(workdir: Path) -> str:
 def _metrics(row: dict[str, Any]) -> str:
     names = ("train/loss", "features/z_std", "probe/train_top1", "knn/test_top1")
     shown = [f"{k} {row[k]:.4g}" for k in names if isinstance(row.get(k), int | float)]
-    if "time/images_per_s" in row:
+    shown += [f"{k} not finite" for k in names if k in row and row[k] is None]
+    if row.get("time/images_per_s"):
         shown.append(f"{row['time/images_per_s']:,.0f} images/s")
     return f"step {row['step']:,}: {', '.join(shown)}" if shown else "no row yet"
 
@@ -120,6 +121,7 @@ def _time(events: list[Event], starts: int) -> str:
 
 def _worries(workdir: Path, events: list[Event], row: dict[str, Any]) -> list[str]:
     worries = [str(e.get("what")) for e in events if e["event"] in ("damaged", "diverged")]
+    row = {k: v for k, v in row.items() if isinstance(v, int | float)}
     if row.get("data/damaged"):
         worries.append(f"{row['data/damaged']:.0f} images could not be read")
     if row.get("time/wait_share", 0) > 0.1:

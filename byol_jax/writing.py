@@ -1,0 +1,68 @@
+"""Writing files: JSON without NaN, whole or not at all, to a place that was tried before."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def to_json(value: Any, indent: int | None = None, *, sort_keys: bool = False) -> str:
+    """A value as JSON; numbers that are not finite, which JSON does not have, become null."""
+    return json.dumps(_finite(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
+
+
+def not_finite(row: Mapping[str, Any]) -> list[str]:
+    """The keys of a flat row whose numbers are NaN or infinite, in order."""
+    return [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, whole or not at all.
+
+    Raises:
+      OSError: it cannot be written; what was there before is still there.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(to_json(value, 2) + "\n")
+    temporary.replace(path)
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Try the place of a file that will be written later, making its folder where it is missing.
+
+    Args:
+      path: of the file; one that is there is left as it is.
+      option: what the user may change, for the message: "--json".
+
+    Raises:
+      ValueError: it cannot be written there.
+    """
+    trial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            trial.write_bytes(bytes(2**16))  # not empty: a full disk still makes empty files
+        finally:
+            trial.unlink(missing_ok=True)
+    except OSError as e:
+        reason = e.strerror or str(e)
+        if isinstance(e, FileExistsError | NotADirectoryError):
+            reason = f"{path.parent} is no folder"
+        raise ValueError(
+            f"{path} cannot be written ({reason}); nothing was computed. Make room or repair the "
+            f"place, or give another with {option}."
+        ) from e
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,18 @@ class Shard:
     records: int
 
 
+MAX_NAMED = 10_000
+"""Classes up to which a fingerprint has their names rather than their number."""
+
+
+def digest_of(parts: Iterable[bytes]) -> str:
+    """What tells a sequence of names from others: 16 hexadecimal digits of its SHA-256."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(len(part).to_bytes(8, "little") + part)
+    return found.hexdigest()[:16]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """A data set of N images, in one of four forms: `images`, `encoded`, `paths` or a stream.
@@ -38,6 +52,8 @@ class Source:
     paths: object [N], image files, relative to the folder `root`.
     shards: TFRecord files, in order. A data set of shards alone is read as a stream.
     rows: int64 [N], each example's position in what was opened (None: its index).
+    digest: of the names or contents of what was opened, wherever it is kept; "" if not known.
+    notes: what was noticed at opening, one sentence each: files left out, folders taken as parts.
     """
 
     name: str
@@ -53,6 +69,29 @@ class Source:
     root: str = ""
     shards: tuple[Shard, ...] = ()
     rows: np.ndarray | None = None
+    digest: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def labelled(self) -> int | None:
+        """How many examples have a known label; None for a stream with classes."""
+        if self.labels is None:
+            return None if self.classes else 0
+        return int((self.labels >= 0).sum())
+
+    def fingerprint(self) -> dict[str, int | str | list[str]]:
+        """What must be the same for a run to go on with these data, as JSON.
+
+        Returns:
+          {"examples": their number, "classes": their names in the order of the labels (their number
+          beyond `MAX_NAMED`), "digest": see above}. The place of the data is no part of it.
+        """
+        named = len(self.class_names) == self.classes <= MAX_NAMED
+        return {
+            "examples": self.num_examples,
+            "classes": list(self.class_names) if named else self.classes,
+            "digest": self.digest,
+        }
 
     @property
     def is_stream(self) -> bool:

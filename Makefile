@@ -38,7 +38,7 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/shellcheck launch/*.sh launch/*.sbatch
 
-# The tests' libtpu would look for a TPU at every start of jax, and say that there is none.
+# The tests' libtpu would search for a TPU at every start of jax, and report that there is none.
 test: lint
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 

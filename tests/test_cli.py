@@ -89,4 +89,4 @@ def test_a_damaged_config_file_of_a_run_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"seed": 0})[:-3])
     out = run("train", "--workdir", str(tmp_path), *DIGITS)
     assert out.returncode == 2
-    assert "is no JSON" in out.stderr
+    assert "is not JSON" in out.stderr

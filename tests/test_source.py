@@ -7,7 +7,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from byol_jax.data.opening import open_source
-from byol_jax.data.source import Shard, Source
+from byol_jax.data.source import Decoding, Shard, Source
 
 RNG = np.random.default_rng(0)
 
@@ -147,7 +147,7 @@ def test_npz_with_parts(tmp_path):
         ({"images": PIXELS, "labels": LABELS - 3}, "labels holds -3"),
         ({"pictures": PIXELS}, "has the arrays pictures; expected images and labels"),
         ({"images": np.array([{}], object)}, "cannot be read .*of plain arrays"),
-        ({"images": PIXELS[:1]}, "1 images, too few to hold out a tenth"),
+        ({"images": PIXELS[:1]}, "has 1 image, too few to hold out a tenth"),
     ],
 )
 def test_npz_refuses(tmp_path, arrays, message):
@@ -257,7 +257,7 @@ def test_folder_refuses(tmp_path):
     with pytest.raises(ValueError, match=r"it has 1 with .gif.; expected files ending in .jpg"):
         open_source("folder", str(tmp_path))
     save(tmp_path / "only.png")
-    with pytest.raises(ValueError, match="1 images, too few to hold out a tenth"):
+    with pytest.raises(ValueError, match="has 1 image, too few to hold out a tenth"):
         [open_source("folder", str(tmp_path), split) for split in ("train", "test")]
 
 
@@ -318,8 +318,8 @@ def test_the_test_part_is_one_with_labels(name, splits, want):
     """Fails if the table of facts is not asked, or a set without a test part has none."""
     from byol_jax.data import records
 
-    assert records._split_name(name, splits, "test") == want
-    assert records._split_name(name, splits, "train") == "train"
+    assert records._split_names(name, splits, "test")[0] == want
+    assert records._split_names(name, splits, "train") == ["train"]
 
 
 def test_tfds_of_many_sizes_stays_encoded(prepared):
@@ -339,7 +339,7 @@ def test_large_tfds_is_a_stream(prepared):
     """Fails if a set that does not fit is read into memory."""
     from byol_jax.data import records
 
-    source = records.open_tfds("tiny_free", prepared[0], "train", 3, in_memory=False)
+    source = records.open_tfds("tiny_free", prepared[0], "train", Decoding(3), in_memory=False)
     assert source.is_stream
     assert source.labels is None
     assert sum(s.records for s in source.shards) == source.num_examples == 20
@@ -354,12 +354,12 @@ def test_damaged_image_of_one_size_is_marked():
     pixels = RNG.integers(0, 256, (9, 5, 6, 3), np.uint8)
     encoded = [tf.io.encode_png(p).numpy() for p in pixels]
     encoded[4], encoded[6] = encoded[4][:60], b""
-    images, intact = records._decode_all(tf.constant(encoded), (5, 6, 3))
+    images, intact = records._decode_all(tf.constant(encoded), (5, 6), Decoding(3))
     good = [i for i in range(9) if i not in (4, 6)]
     np.testing.assert_array_equal(images[good], pixels[good])
     assert np.flatnonzero(~intact).tolist() == [4, 6]
     encoded[4] = encoded[4] + b"0" * 20  # headers are all as promised now: the fast way
-    images, intact = records._decode_all(tf.constant(encoded[:6]), (5, 6, 3))
+    images, intact = records._decode_all(tf.constant(encoded[:6]), (5, 6), Decoding(3))
     assert np.flatnonzero(~intact).tolist() == [4]
 
 

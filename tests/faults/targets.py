@@ -140,7 +140,7 @@ def records(shared, folder, draw):
     shards = tuple(Shard(str(p), len(shared)) for p in paths)
     n = 2 * len(shared)
     source = Source("fuzz train", n, 3, classes=len(shared), shards=shards)
-    loaded = records._load(source, (None, None, 3))
+    loaded, _ = records._load(source, (None, None, 3))
     batches = list(pipeline.eval_batches(source, spec.EvalSpec(8, 8), batch_size=n))
     assert len(batches) == 1
     assert batches[0]["index"].tolist() == list(range(n))

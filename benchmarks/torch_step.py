@@ -4,11 +4,11 @@
     python benchmarks/torch_step.py --arch resnet50 --size 224 --batch 256 --device cuda \\
         --dtype bfloat16 --compile --json torch.json
 
-The step is that of configs/byol_cifar10_r18.py: online and target network, a two-layer projector
-and predictor (hidden 4096, out 256), two views, each with its own batch-norm statistics, the loss
-in both directions, SGD with momentum (or LARS), the moving average of the target. Each view is a
-separate pass, as PyTorch users write it; the optimizer and the moving average use multi-tensor
-kernels. Images are noise, drawn once. It needs only PyTorch, not torchvision.
+A BYOL step with the network and heads of configs/byol_cifar10_r18.py: online and target network, a
+two-layer projector and predictor (hidden 4096, out 256), two views, each with its own batch-norm
+statistics, the loss in both directions, SGD with momentum (or LARS), the moving average of the
+target. Each view is a separate pass, as PyTorch users write it; optimizer and moving average use
+multi-tensor kernels. Images are noise, drawn once. It needs only PyTorch, not torchvision.
 
 Reference: Grill et al. 2020; He et al. 2016.
 """

@@ -6,7 +6,6 @@ Shape key: N training examples, M test examples, D features.
 from __future__ import annotations
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from byol_jax.log import say
 
@@ -57,6 +56,8 @@ def fewshot(
     Returns:
       {"1": percent, "5": percent, ..., "all": percent}, and "1_std" and so on over the draws.
     """
+    from sklearn.linear_model import LogisticRegression  # 1.5 s that no other command needs
+
     train, test = _unit(train_h), _unit(test_h)
     known = test_y >= 0
 

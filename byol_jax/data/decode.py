@@ -295,7 +295,9 @@ def _in_python(
         # Inside tf.data these are bytes, outside of it an array of them.
         return function(np.asarray(image, object).item())
 
-    return tf.ensure_shape(tf.numpy_function(call, [data], dtype), shape)
+    # NOTE: of plain bytes, numpy_function would cut off the zeros at the end.
+    text = tf.convert_to_tensor(data, tf.string)
+    return tf.ensure_shape(tf.numpy_function(call, [text], dtype), shape)
 
 
 def _pixels(data: Tensor, how: Decoding) -> Tensor:

@@ -77,7 +77,9 @@ def open_folder(root: str, split: str, how: Decoding, seed: int) -> Source:
 def _summary(source: Source, split: str) -> str:
     part = "training" if split == "train" else "test"
     images = counted(source.num_examples, "image")
-    of = f" in {counted(source.classes, 'class', 'classes')}" if source.classes else ", no labels"
+    known = source.labelled or 0
+    some = f" ({known:,} of them labelled)" if 0 < known < source.num_examples else ""
+    of = f"{some} in {counted(source.classes, 'class', 'classes')}" if known else ", no labels"
     return f"{part} part: {images}{of} from {shown(source.root)}"
 
 
@@ -180,7 +182,8 @@ class _Listed:
         notes = []
         if self.other:
             missing = set(self.other) & set(formats.ALL)
-            remedy = "; pip install 'byol_jax[formats]' reads them" if missing else ""
+            packages = f"; {', '.join(sorted(missing))}: pip install 'byol_jax[formats]'"
+            remedy = packages if missing else ""
             total = counted(self.other.total(), "file")
             notes.append(f"left out {total} of other formats ({_suffixes(self.other)}){remedy}")
         emptied = sorted(self.without - {_first(f) for f in self.files})
@@ -188,7 +191,8 @@ class _Listed:
             have = "has" if len(emptied) == 1 else "have"
             notes.append(f"{_names(emptied)} {have} no image that is read: no class")
         if self.runs:
-            notes.append(f"left out {_names(self.runs)}: the folder of a training run")
+            what = "folder of a training run" if len(self.runs) == 1 else "folders of training runs"
+            notes.append(f"left out {_names(sorted(self.runs))}: the {what}")
         loose = [f for f in self.files if not _first(f)]
         if classes and loose:
             are = "is" if len(loose) == 1 else "are"

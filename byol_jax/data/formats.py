@@ -1,8 +1,8 @@
 """Which image files are read, and those that only Pillow reads: without TensorFlow, and slower.
 
-TensorFlow decodes JPEG, PNG and WebP (`decode.py`). Pillow, which matplotlib needs, reads BMP, TIFF,
-GIF, PNM, JPEG 2000, animated WebP and AVIF, and with pillow-heif HEIC: of a file with several images
-the first.
+TensorFlow decodes JPEG, PNG and WebP (`decode.py`). Pillow, which comes with matplotlib, reads BMP,
+TIFF, GIF, PNM, JPEG 2000, animated WebP and AVIF, and with pillow-heif HEIC: of a file with several
+images the first.
 """
 
 from __future__ import annotations
@@ -153,7 +153,9 @@ def orientation(data: bytes) -> np.int32:
     _register_heif()
     try:
         image = Image.open(io.BytesIO(data))
-        if image.format == "PNG" and "exif" not in image.info:  # Pillow would decode all of it
+        # Pillow turns TIFF upright by itself, and its HEIC plugin too. In a PNG without it, it would
+        # decode everything to look for it.
+        if image.format in ("TIFF", "HEIF") or "exif" not in image.info:
             return np.int32(1)
         found = image.getexif().get(0x0112, 1)
     except Exception:  # damaged: the pixels will tell

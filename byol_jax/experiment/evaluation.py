@@ -13,14 +13,13 @@ from ml_collections import ConfigDict
 
 from byol_jax import log, mesh
 from byol_jax.core import Encoder, TrainState, Tree, starting_from
-from byol_jax.data.opening import open_source
 from byol_jax.data.pipeline import eval_batches, train_batches
 from byol_jax.data.source import Source
 from byol_jax.evals.features import Extracted, extract, pixels, topk_accuracy
 from byol_jax.evals.fewshot import fewshot
 from byol_jax.evals.knn import knn
 from byol_jax.evals.linear import Part, Parts, Protocol, linear
-from byol_jax.experiment.build import Experiment
+from byol_jax.experiment.build import Experiment, open_data
 from byol_jax.experiment.views import build_views
 from byol_jax.run_folder import RunEncoder
 from byol_jax.views.recipes import crop_flip
@@ -48,7 +47,7 @@ def build_evaluation(
     """KNN (and the probe's accuracy) on the test images; None if there are no labels."""
     if not e.source.classes:
         return None
-    test = open_source(e.config.data.name, e.config.data.dir, "test", seed=e.config.seed)
+    test = open_data(e.config, "test")
     train = limited(e.source, e.config.eval.train_examples)
     size = eval_batch_size(e.config, e.mesh)
 
@@ -130,10 +129,7 @@ def open_eval_data(run: RunEncoder) -> EvalData:
       ValueError: the data have no labels, or cannot be opened.
     """
     config = run.config
-    sources = [
-        open_source(config.data.name, config.data.dir, split, seed=config.seed)
-        for split in ("train", "test")
-    ]
+    sources = [open_data(config, split) for split in ("train", "test")]
     train = sources[0]
     if not train.classes:
         raise ValueError(

@@ -1,5 +1,7 @@
+import hashlib
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -316,6 +318,73 @@ def test_the_test_part_is_one_with_labels(name, splits, want):
 
     assert records._split_names(name, splits, "test")[0] == want
     assert records._split_names(name, splits, "train") == ["train"]
+
+
+def test_a_tfds_folder_of_another_level_is_named(prepared, monkeypatch):
+    """Fails if tfds begins to prepare into it, or the folder that was meant is not named."""
+    import tensorflow_datasets as tfds
+
+    def prepares(*args, **kwargs):
+        raise AssertionError("tfds was asked to prepare")
+
+    monkeypatch.setattr(tfds, "builder", prepares)
+    where = Path(prepared[0])
+    for wrong in ("tiny_free", "tiny_free/1.0.0", ".."):
+        for name in ("tiny_free", "tiny_free:1.0.0"):
+            with pytest.raises(
+                ValueError, match=rf"data.dir is .*set data.dir to .*{where.name}\.$"
+            ):
+                open_source(name, str(where / wrong))
+    with pytest.raises(ValueError, match=r"the prepared tiny_free belongs to .*; set data.dir to"):
+        open_source("mnist", str(where / "tiny_free" / "1.0.0"))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_tfds_takes_the_first_test_part_with_labels(tmp_path, in_memory):
+    """Fails if a test part whose labels are all -1 is judged although validation has labels."""
+    import tensorflow_datasets as tfds
+
+    from byol_jax.data import records
+
+    image = tfds.features.Image(shape=(None, None, 1))
+    features = {"image": image, "label": tfds.features.ClassLabel(num_classes=3)}
+    pixels = np.zeros((2, 2, 1), np.uint8)
+    parts = {"train": [0, 1], "validation": [2, 0], "test": [-1, -1]}
+    for name, names in (("both", parts), ("bare", {k: parts[k] for k in ("train", "test")})):
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name=name,
+            version="1.0.0",
+            features=tfds.features.FeaturesDict(features),
+            split_datasets={
+                part: [(i, {"image": pixels, "label": k}) for i, k in enumerate(labels)]
+                for part, labels in names.items()
+            },
+            data_dir=str(tmp_path),
+            disable_shuffling=True,
+        )
+        found = records.open_tfds(name, str(tmp_path), "test", Decoding(1), in_memory=in_memory)
+        if name == "both":
+            assert (found.name, found.notes) == ("both validation", ())
+        else:
+            assert found.notes == ("no image of bare test has a label",)
+            assert (found.classes, found.labelled) == (3, 0 if in_memory else None)
+
+
+def test_the_fingerprint_of_tfds(prepared):
+    """Fails if the place is part of it, or the split, the version or the shards are not."""
+    from byol_jax.data import records
+
+    where, _ = prepared
+    found = [open_source("tiny_free", where, split).fingerprint() for split in ("train", "test")]
+    stream = records.open_tfds("tiny_free", where, "train", Decoding(3), in_memory=False)
+    assert stream.fingerprint() == found[0] != found[1]
+    assert found[0]["classes"] == ["x", "y", "z"]
+    assert open_source("tiny_fixed", where).fingerprint()["digest"] != found[0]["digest"]
+    parts = ("tiny_free/1.0.0", "train", *(str(s.records) for s in stream.shards))
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part.encode())
+    assert found[0]["digest"] == digest.hexdigest()[:16]
 
 
 def test_tfds_of_many_sizes_stays_encoded(prepared):

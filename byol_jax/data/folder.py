@@ -70,7 +70,7 @@ def open_folder(root: str, split: str, how: Decoding, seed: int) -> Source:
         digest=digest_of(os.fsencode(f).replace(os.fsencode(os.sep), b"/") for f in files),
     )
     if split == "train" or tests:  # the tenth was part of what the training part has said
-        notes = [*notes, *listed.notes(classes), _depth(found)]
+        notes = [*notes, *listed.notes(classes), *_looked_at(found)]
     return dataclasses.replace(found, notes=tuple(n for n in (_summary(found, split), *notes) if n))
 
 
@@ -294,8 +294,8 @@ def _may_be_read(base: Path, files: list[str]) -> np.ndarray:
         return np.array([ok for part in parts for ok in part], bool)
 
 
-def _depth(source: Source) -> str:
-    """What to say of images of 16 bits, from a few files."""
+def _looked_at(source: Source) -> list[str]:
+    """What to say of images of 16 bits and of several pages, from a few files."""
     assert source.paths is not None
     deep = [p for p in source.paths if formats.may_be_deep(p)]
     samples = []
@@ -304,7 +304,7 @@ def _depth(source: Source) -> str:
             samples.append(read_bytes(Path(source.root, deep[at]), MAX_BYTES))
         except (OSError, ValueError):
             continue
-    return formats.look_at_bits(samples, source.bits)
+    return [formats.look_at_bits(samples, source.bits), formats.look_at_pages(samples)]
 
 
 # A tenth, where there is no test part.

@@ -73,6 +73,11 @@ def _open(data: bytes) -> Any:
             raise ValueError(
                 "a HEIC image, which pillow-heif reads: pip install 'byol_jax[formats]'"
             ) from e
+        if data[:4] in (b"II*\0", b"MM\0*"):
+            raise ValueError(
+                "a TIFF that Pillow does not read (its channels, type or compression); save it as "
+                "PNG, or as TIFF of 1 or 3 channels"
+            ) from e
         raise ValueError("not an image of a format that is read (docs/data.md)") from e
 
 
@@ -115,7 +120,12 @@ def pixels(data: bytes, channels: int, bits: int) -> np.ndarray:
                 raise ValueError(
                     "its values have 32 bits or a sign; set data.bits to the bits in use"
                 )
-            grey = scaled(np.asarray(image), bits)
+            values = np.asarray(image)
+            if (
+                getattr(image, "tag_v2", {}).get(262) == 0
+            ):  # TIFF: 0 is white; of 8 bits Pillow knows
+                values = np.maximum((2 ** (bits or 16) - 1) - values.astype(np.int64), 0)
+            grey = scaled(values, bits)
             return np.repeat(grey[..., None], channels, axis=2)
         depth = max(getattr(image, "tag_v2", {}).get(258) or (8,))  # TIFF's bits per sample
         if bits and depth > 8:
@@ -153,8 +163,8 @@ def orientation(data: bytes) -> np.int32:
     _register_heif()
     try:
         image = Image.open(io.BytesIO(data))
-        # Pillow turns TIFF upright by itself, and its HEIC plugin too. In a PNG without it, it would
-        # decode everything to look for it.
+        # Pillow turns TIFF upright by itself, and so does its HEIC plugin. In a PNG without EXIF
+        # data it would decode everything to look for some.
         if image.format in ("TIFF", "HEIF") or "exif" not in image.info:
             return np.int32(1)
         found = image.getexif().get(0x0112, 1)
@@ -211,6 +221,20 @@ def _largest(data: bytes) -> int:
         return int(values.max(initial=0))
     # Of colours Pillow gives the high byte.
     return int(values.max(initial=0)) * 257 if data[:4] == b"\x89PNG" else 0
+
+
+def look_at_pages(samples: Iterable[bytes]) -> str:
+    """What to say of TIFF files with several images, from a few files; "" if nothing."""
+    most = 1
+    for data in samples:
+        if data[:2] in (b"II", b"MM"):
+            try:
+                most = max(most, _open(data).n_frames)
+            except Exception:  # damaged: counted when it is its turn
+                continue
+    if most == 1:
+        return ""
+    return f"TIFF files with up to {most:,} pages: the first of each is read; save others as files"
 
 
 def samples_of(count: int) -> list[int]:

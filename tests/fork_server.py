@@ -38,7 +38,7 @@ from typing import IO, Any, NoReturn
 ROOT = Path(__file__).parents[1]
 PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
 # XLA compiles in two thirds of the time, to code that is hardly slower on small arrays.
-COMPILER = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+COMPILER = "--xla_backend_optimization_level=1"
 # A module that is executed as __main__ must not be imported before.
 COMMANDS = {"byol_jax.train", "byol_jax.evaluate", "byol_jax.export"}
 LIBRARIES = (

@@ -83,7 +83,7 @@ def test_what_a_folder_can_feed(tmp_path):
     assert found["memory_mib"] > 0
     one = found["by_cores"]["1"]["views.placement=host"].median
     advice = feeding.advice(found, 8 * one, 2)
-    assert "views.placement=host: 8.0 cores" in advice
+    assert "views.placement=host: needs 8.0 cores" in advice
     assert "NOT enough" in advice
     assert "raw decode" in text
     json.dumps(plain(found))
@@ -128,7 +128,7 @@ def test_the_rate_to_be_fed_may_be_given(monkeypatch):
 
     text, results = asked(250.0)
     assert results["target_rate"] == 250.0
-    assert "the step takes 250 images/s" in text
+    assert "the step needs 250 images/s" in text
     assert "views.placement=host: 2.5 cores" in text
     assert not measured
     text, results = asked(0.0)

@@ -330,7 +330,7 @@ def test_views_that_a_method_takes(method, recipe):
         ({"optimizer__accumulate": 5}, "batch_size 16 cannot be divided into"),
         ({"data__train_examples": 63}, r"data\.train_examples is 63, but noise has 64 images"),
         ({"epochs": 2**28}, r"are more than 2\*\*31 examples; lower epochs"),
-        ({"mesh__fsdp": 3}, r"mesh\.fsdp is 3, by which 8 devices cannot be divided"),
+        ({"mesh__fsdp": 3}, r"mesh\.fsdp is 3, but 8 devices cannot be divided by it"),
         ({"batch_size": 12}, "batch_size 12 cannot be shared evenly by 8 devices; use 8 or 16"),
         (
             {"optimizer__schedule": "multistep", "optimizer__warmup_start": 0.5},

@@ -112,6 +112,8 @@ KEYS = {
     "data.resident_size": _count(0, low=0),  # px, side of the decoded squares; 0: as in evaluation
     "data.steps_per_dispatch": _count(0, low=0),  # with resident data; 0: automatic
     "data.max_damaged": _share(0.02),  # share of the data set; above it the run stops
+    "data.bits": Key(0, low=0, high=16),  # in use of images stored in 16 bits; 0: all 16
+    "data.orient": Key(False),  # turn photographs upright, as their EXIF data ask for
     "data.train_examples": _count(0, low=0),  # 0: count them; any other number must match
     "data.threads": _count(0, low=0),  # of the input pipeline; 0: automatic
     "mesh.fsdp": _count(1),  # devices that share one copy of the state

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax import log
+from byol_jax.data.source import counted
 from byol_jax.processes import main_process
 
 NAMED = 200
@@ -79,7 +80,7 @@ class Damage:
                 log.say("more damaged images are counted but not named")
         if len(self.seen) > self.limit:
             raise TrainingError(
-                f"{len(self.seen)} images cannot be read, more than data.max_damaged allows "
-                f"({self.limit:.0f}); their names are above. Repair or remove them, or raise "
-                "data.max_damaged."
+                f"{counted(len(self.seen), 'image')} cannot be read, but data.max_damaged allows "
+                f"only {int(self.limit):,}; the names are above. Repair or remove the files, or "
+                "raise data.max_damaged."
             )

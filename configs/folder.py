@@ -3,7 +3,7 @@
     python -m byol_jax.train --config configs/folder.py --workdir runs/mine \\
         --config.data.dir=/path/to/images
 
-Any nesting of JPEG, PNG, WebP and BMP files; labels (folders named by class) are only used by the
+Any nesting of image files (docs/data.md); labels (folders named by class) are only used by the
 online probe and the evaluation. The encoder exports to timm and torchvision. Lower batch_size and
 image_size for small machines. Time and accuracy depend on the images: not yet run on a GPU.
 """

@@ -181,7 +181,7 @@ SINCE = {
     "optimizer.exclude": ["bias", "scale"], "optimizer.lr_factors": [], "optimizer.lr_fixed": [],
     "optimizer.layer_decay": 1.0, "optimizer.clip_norm": 0.0, "optimizer.clip_tensor": 0.0,
     "byol.bn_groups": 1, "simclr.bn_groups": 1, "supervised.bn_groups": 1, "lars.clip": False,
-    "adamw.b2": 0.999, "adamw.eps": 1e-8,
+    "adamw.b2": 0.999, "adamw.eps": 1e-8, "data.bits": 0, "data.orient": False,
 }  # fmt: skip
 GONE = {
     "encoder.": ("stem", "zero_init_last", "project_first", "space_to_depth"),
@@ -221,7 +221,9 @@ def test_files_of_0_1_0_are_read(tmp_path, method, optimizer, encoder):
         expected |= MOVED[choice]
     used = {group_of(choice.replace("__", "."), name) for choice, name in names.items()}
     expected |= {
-        k: v for k, v in SINCE.items() if k.startswith("optimizer.") or k.split(".")[0] in used
+        k: v
+        for k, v in SINCE.items()
+        if k.startswith(("optimizer.", "data.")) or k.split(".")[0] in used
     }
     assert flatten(config) == expected
 

@@ -16,7 +16,7 @@ import damage
 import mutate
 
 from byol_jax.data import pipeline, stream, tfrecord
-from byol_jax.data.source import MAX_BYTES, Source
+from byol_jax.data.source import MAX_BYTES, Decoding, Source
 
 SIDE = 12
 FAULTS = [*damage.IMAGE_FAULTS, *damage.RECORD_FAULTS]
@@ -156,5 +156,5 @@ def test_offsets_are_those_of_the_records(tmp_path):
 
 def test_a_png_of_a_few_bytes_is_named():
     """Fails if TensorFlow's message, which quotes the image, is taken for text (found by fuzz)."""
-    reason = stream.what_is_wrong(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rI", 3)
+    reason = stream.what_is_wrong(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rI", Decoding(3))
     assert reason == "does not decode: no valid image"

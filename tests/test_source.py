@@ -1,5 +1,7 @@
+import hashlib
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from byol_jax.data.opening import open_source
-from byol_jax.data.source import Shard, Source
+from byol_jax.data.source import Decoding, Shard, Source
 
 RNG = np.random.default_rng(0)
 
@@ -147,7 +149,7 @@ def test_npz_with_parts(tmp_path):
         ({"images": PIXELS, "labels": LABELS - 3}, "labels contains -3"),
         ({"pictures": PIXELS}, "has the arrays pictures; expected images and labels"),
         ({"images": np.array([{}], object)}, "cannot be read .*of plain arrays"),
-        ({"images": PIXELS[:1]}, "1 images, too few to hold out a tenth"),
+        ({"images": PIXELS[:1]}, "has 1 image, too few to hold out a tenth"),
     ],
 )
 def test_npz_refuses(tmp_path, arrays, message):
@@ -221,18 +223,14 @@ def test_large_files_are_told_apart_by_their_middle(tmp_path):
     assert len(_excerpt(a)) < 70_000
 
 
-def test_one_class_or_mixed_folders_are_unlabelled(tmp_path):
-    """Fails if a single folder, or images beside folders, give labels."""
+def test_one_class_folder_is_unlabelled(tmp_path):
+    """Fails if a single folder gives labels."""
     for i in range(3):
-        save(tmp_path / "one" / "train" / "only" / f"{i}.png", seed=i)
-        save(tmp_path / "one" / "val" / f"{i}.png", seed=i)
-        save(tmp_path / "two" / "train" / "abc"[i] / "x.png", seed=i)
-        save(tmp_path / "two" / "val" / "x.png", seed=i)
-    save(tmp_path / "two" / "train" / "y.png")
-    for name in ("one", "two"):
-        source = open_source("folder", str(tmp_path / name))
-        assert source.classes == 0
-        assert set(source.labels) == {-1}
+        save(tmp_path / "train" / "only" / f"{i}.png", seed=i)
+        save(tmp_path / "val" / f"{i}.png", seed=i)
+    source = open_source("folder", str(tmp_path))
+    assert source.classes == source.labelled == 0
+    assert set(source.labels) == {-1}
 
 
 def test_linked_folders(tmp_path):
@@ -253,11 +251,11 @@ def test_folder_refuses(tmp_path):
         open_source("folder", "")
     with pytest.raises(ValueError, match=r"has no images .it has no files"):
         open_source("folder", str(tmp_path))
-    (tmp_path / "a.gif").write_bytes(b"GIF89a")
-    with pytest.raises(ValueError, match=r"it has 1 with .gif.; expected files ending in .jpg"):
+    (tmp_path / "a.xcf").write_bytes(b"gimp xcf")
+    with pytest.raises(ValueError, match=r"it has 1 .xcf.; expected files ending in .jpg"):
         open_source("folder", str(tmp_path))
     save(tmp_path / "only.png")
-    with pytest.raises(ValueError, match="1 images, too few to hold out a tenth"):
+    with pytest.raises(ValueError, match="has 1 image, too few to hold out a tenth"):
         [open_source("folder", str(tmp_path), split) for split in ("train", "test")]
 
 
@@ -318,8 +316,75 @@ def test_the_test_part_is_one_with_labels(name, splits, want):
     """Fails if the table of facts is not asked, or a set without a test part has none."""
     from byol_jax.data import records
 
-    assert records._split_name(name, splits, "test") == want
-    assert records._split_name(name, splits, "train") == "train"
+    assert records._split_names(name, splits, "test")[0] == want
+    assert records._split_names(name, splits, "train") == ["train"]
+
+
+def test_a_tfds_folder_of_another_level_is_named(prepared, monkeypatch):
+    """Fails if tfds begins to prepare into it, or the folder that was meant is not named."""
+    import tensorflow_datasets as tfds
+
+    def prepares(*args, **kwargs):
+        raise AssertionError("tfds was asked to prepare")
+
+    monkeypatch.setattr(tfds, "builder", prepares)
+    where = Path(prepared[0])
+    for wrong in ("tiny_free", "tiny_free/1.0.0", ".."):
+        for name in ("tiny_free", "tiny_free:1.0.0"):
+            with pytest.raises(
+                ValueError, match=rf"data.dir is .*set data.dir to .*{where.name}\.$"
+            ):
+                open_source(name, str(where / wrong))
+    with pytest.raises(ValueError, match=r"the prepared tiny_free belongs to .*; set data.dir to"):
+        open_source("mnist", str(where / "tiny_free" / "1.0.0"))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_tfds_takes_the_first_test_part_with_labels(tmp_path, in_memory):
+    """Fails if a test part whose labels are all -1 is judged although validation has labels."""
+    import tensorflow_datasets as tfds
+
+    from byol_jax.data import records
+
+    image = tfds.features.Image(shape=(None, None, 1))
+    features = {"image": image, "label": tfds.features.ClassLabel(num_classes=3)}
+    pixels = np.zeros((2, 2, 1), np.uint8)
+    parts = {"train": [0, 1], "validation": [2, 0], "test": [-1, -1]}
+    for name, names in (("both", parts), ("bare", {k: parts[k] for k in ("train", "test")})):
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name=name,
+            version="1.0.0",
+            features=tfds.features.FeaturesDict(features),
+            split_datasets={
+                part: [(i, {"image": pixels, "label": k}) for i, k in enumerate(labels)]
+                for part, labels in names.items()
+            },
+            data_dir=str(tmp_path),
+            disable_shuffling=True,
+        )
+        found = records.open_tfds(name, str(tmp_path), "test", Decoding(1), in_memory=in_memory)
+        if name == "both":
+            assert (found.name, found.notes) == ("both validation", ())
+        else:
+            assert found.notes == ("no image of bare test has a label",)
+            assert (found.classes, found.labelled) == (3, 0 if in_memory else None)
+
+
+def test_the_fingerprint_of_tfds(prepared):
+    """Fails if the place is part of it, or the split, the version or the shards are not."""
+    from byol_jax.data import records
+
+    where, _ = prepared
+    found = [open_source("tiny_free", where, split).fingerprint() for split in ("train", "test")]
+    stream = records.open_tfds("tiny_free", where, "train", Decoding(3), in_memory=False)
+    assert stream.fingerprint() == found[0] != found[1]
+    assert found[0]["classes"] == ["x", "y", "z"]
+    assert open_source("tiny_fixed", where).fingerprint()["digest"] != found[0]["digest"]
+    parts = ("tiny_free/1.0.0", "train", *(str(s.records) for s in stream.shards))
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part.encode())
+    assert found[0]["digest"] == digest.hexdigest()[:16]
 
 
 def test_tfds_of_many_sizes_stays_encoded(prepared):
@@ -339,7 +404,7 @@ def test_large_tfds_is_a_stream(prepared):
     """Fails if a set that does not fit is read into memory."""
     from byol_jax.data import records
 
-    source = records.open_tfds("tiny_free", prepared[0], "train", 3, in_memory=False)
+    source = records.open_tfds("tiny_free", prepared[0], "train", Decoding(3), in_memory=False)
     assert source.is_stream
     assert source.labels is None
     assert sum(s.records for s in source.shards) == source.num_examples == 20
@@ -354,12 +419,12 @@ def test_damaged_image_of_one_size_is_marked():
     pixels = RNG.integers(0, 256, (9, 5, 6, 3), np.uint8)
     encoded = [tf.io.encode_png(p).numpy() for p in pixels]
     encoded[4], encoded[6] = encoded[4][:60], b""
-    images, intact = records._decode_all(tf.constant(encoded), (5, 6, 3))
+    images, intact = records._decode_all(tf.constant(encoded), (5, 6), Decoding(3))
     good = [i for i in range(9) if i not in (4, 6)]
     np.testing.assert_array_equal(images[good], pixels[good])
     assert np.flatnonzero(~intact).tolist() == [4, 6]
     encoded[4] = encoded[4] + b"0" * 20  # headers are all as promised now: the fast way
-    images, intact = records._decode_all(tf.constant(encoded[:6]), (5, 6, 3))
+    images, intact = records._decode_all(tf.constant(encoded[:6]), (5, 6), Decoding(3))
     assert np.flatnonzero(~intact).tolist() == [4]
 
 

@@ -1,31 +1,32 @@
 """Encoded images to pixels, inside tf.data: sizes are checked first, and damage is tolerated.
 
-JPEG, PNG, BMP and (if TensorFlow supports it) WebP, to 1 or 3 channels: grey is repeated, alpha is
-dropped, CMYK is converted, 16 bits are reduced to 8. A rotation given by EXIF is not applied.
+JPEG, PNG and (if TensorFlow supports it) WebP are decoded here, other formats by Pillow
+(`formats.py`), to 1 or 3 channels: grey is repeated, alpha is dropped, CMYK is converted, 16 bits
+are reduced to 8. See `source.Decoding` for bits and rotation.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
+from byol_jax.data import formats
+from byol_jax.data.formats import MAX_PIXELS
+from byol_jax.data.source import Decoding
 from byol_jax.views import host
 from byol_jax.views.spec import EvalSpec, Recipe, group_slices
 
 Tensor = Any  # tf.Tensor; TensorFlow ships no usable types
 Box = tuple[Tensor, Tensor, Tensor, Tensor]
 
-MAX_PIXELS = 89_478_485
-"""Larger images are refused before they are decoded (Pillow's own limit: 1 GiB at 12 bytes)."""
-
 # Nothing here uses Python control flow on tensors, so AutoGraph need not rewrite what is traced,
 # which would take most of the time until the first batch.
 plain = tf.autograph.experimental.do_not_convert
-
-_GREY_PALETTE = b"".join(bytes([i, i, i, 0]) for i in range(256))
 
 
 @plain
@@ -66,16 +67,19 @@ def map_or_substitute(
 
 def header(data: Tensor) -> Tensor:
     """Height and width as stated in the header of an encoded image, int64 [2], px."""
-    size = tf.cond(
-        _starts(data, b"\xff\xd8\xff"),
-        lambda: tf.image.extract_jpeg_shape(data)[:2],
-        lambda: _first(data, _SIZES),
+    size = tf.case(
+        [
+            (_starts(data, b"\xff\xd8\xff"), lambda: tf.image.extract_jpeg_shape(data)[:2]),
+            (_starts(data, b"\x89PNG"), lambda: _png_size(data)),
+            (_is_still_webp(data), lambda: _webp_size(data)),
+        ],
+        default=lambda: _in_python(formats.size, data, tf.int32, [2]),
     )
     return tf.cast(size, tf.int64)
 
 
 def dimensions(data: Tensor) -> tuple[Tensor, Tensor]:
-    """Height and width of an encoded image, int32 px; fails beyond `MAX_PIXELS`."""
+    """Height and width of an encoded image as stored, int32 px; fails beyond `MAX_PIXELS`."""
     size = header(data)
     message = f"the image is empty or has more than {MAX_PIXELS} pixels"
     ok = (tf.reduce_min(size) > 0) & (tf.reduce_prod(size) <= MAX_PIXELS)
@@ -84,56 +88,97 @@ def dimensions(data: Tensor) -> tuple[Tensor, Tensor]:
     return size[0], size[1]
 
 
-def decode_box(data: Tensor, box: Box, channels: int) -> Tensor:
-    """The part of an encoded image inside `box` (top, left, height, width), uint8 [h, w, C].
+class Opened(NamedTuple):
+    """An encoded image whose header was looked at, and is right.
 
-    Only that part of a JPEG is decoded. If its chroma is subsampled, the outermost pixels of the
-    part differ slightly, because the colour of their neighbours is not known. Check the size with
-    `dimensions` first.
+    data: the file. height, width: upright, int32 px. turn: its EXIF orientation, int32 1 to 8; None
+    if it is not asked for.
     """
 
+    data: Tensor
+    height: Tensor
+    width: Tensor
+    turn: Tensor | None
+
+
+def open_image(data: Tensor, how: Decoding) -> Opened:
+    """Look at the header of an encoded image; fails beyond `MAX_PIXELS`."""
+    height, width = dimensions(data)
+    if not how.orient:
+        return Opened(data, height, width, None)
+    turn = _in_python(formats.orientation, data, tf.int32, [])
+    sideways = turn >= 5
+    return Opened(data, tf.where(sideways, width, height), tf.where(sideways, height, width), turn)
+
+
+def decode_box(image: Opened, box: Box, how: Decoding) -> Tensor:
+    """The part of an encoded image inside `box` (top, left, height, width), uint8 [h, w, C].
+
+    Of a JPEG only that part is decoded. If its chroma is subsampled, the outermost pixels of the
+    part differ a little, because the colour of their neighbours is not known.
+    """
+    if image.turn is None:
+        return _stored_box(image.data, box, how)
+    mirrored = _among(image.turn, (2, 3, 6, 7))  # left and right, after the transposition
+    upside_down, sideways = _among(image.turn, (3, 4, 7, 8)), image.turn >= 5
+    top, left, height, width = box
+    top = tf.where(upside_down, image.height - top - height, top)
+    left = tf.where(mirrored, image.width - left - width, left)
+    stored = tf.where(
+        sideways, tf.stack([left, top, width, height]), tf.stack([top, left, height, width])
+    )
+    pixels = _stored_box(image.data, tuple(tf.unstack(stored)), how)
+    pixels = tf.cond(sideways, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+    pixels = tf.cond(mirrored, lambda: pixels[:, ::-1], lambda: pixels)
+    return tf.cond(upside_down, lambda: pixels[::-1], lambda: pixels)
+
+
+def _among(value: Tensor, values: tuple[int, ...]) -> Tensor:
+    return tf.reduce_any(value == tf.constant(values))
+
+
+def _stored_box(data: Tensor, box: Box, how: Decoding) -> Tensor:
     def cut() -> Tensor:
         top, left, height, width = box
-        pixels = _first(data, _pixels(channels))
-        return pixels[top : top + height, left : left + width]
+        return _pixels(data, how)[top : top + height, left : left + width]
 
     pixels = tf.cond(
         _starts(data, b"\xff\xd8\xff"),
-        lambda: tf.io.decode_and_crop_jpeg(data, tf.stack(box), channels, dct_method=_DCT),
+        lambda: tf.io.decode_and_crop_jpeg(data, tf.stack(box), how.channels, dct_method=_DCT),
         cut,
     )
-    pixels.set_shape([None, None, channels])
+    pixels.set_shape([None, None, how.channels])
     return pixels
 
 
-def decode_image(data: Tensor, channels: int) -> Tensor:
+def decode_image(data: Tensor, how: Decoding) -> Tensor:
     """A whole encoded image as pixels, uint8 [H, W, C]; its size is checked first."""
-    height, width = dimensions(data)
-    with tf.control_dependencies([height]):
-        return decode_box(data, (0, 0, height, width), channels)
+    image = open_image(data, how)
+    with tf.control_dependencies([image.height]):
+        return decode_box(image, (tf.constant(0), tf.constant(0), image.height, image.width), how)
 
 
-def decode_eval(data: Tensor, spec: EvalSpec, channels: int) -> Tensor:
+def decode_eval(data: Tensor, spec: EvalSpec, how: Decoding) -> Tensor:
     """The evaluation view of one encoded image; only the centre of a JPEG is decoded.
 
     Args:
       data: the encoded image, scalar string.
       spec: the view.
-      channels: 1 or 3.
+      how: how it is decoded.
 
     Returns:
       float32 [size, size, C], normalised.
     """
-    height, width = dimensions(data)
-    window = host.eval_window(spec, height, width)
-    pixels = decode_box(data, window, channels)
+    image = open_image(data, how)
+    window = host.eval_window(spec, image.height, image.width)
+    pixels = decode_box(image, window, how)
     whole = (tf.constant(0), tf.constant(0), window[2], window[3])
     view = host.eval_view(pixels, spec, whole)
-    return tf.ensure_shape(view, [spec.size, spec.size, channels])
+    return tf.ensure_shape(view, [spec.size, spec.size, how.channels])
 
 
 def decode_crops(
-    data: Tensor, recipe: Recipe, u: Tensor, channels: int, dtype: Any = tf.float32
+    data: Tensor, recipe: Recipe, u: Tensor, how: Decoding, dtype: Any = tf.float32
 ) -> dict[str, Tensor]:
     """The crops of all views in all groups of one encoded image, from a single decode.
 
@@ -141,13 +186,14 @@ def decode_crops(
       data: the encoded image, scalar string.
       recipe: the views by group.
       u: [V, UNIFORMS] in [0, 1), V counted over all groups in order.
-      channels: 1 or 3.
+      how: how it is decoded.
       dtype: tf.float32 for 0..1, tf.uint8 for 0..255.
 
     Returns:
       {group: [views of the group, size, size, C]}, before `host.augment`.
     """
-    height, width = dimensions(data)
+    image = open_image(data, how)
+    height, width = image.height, image.width
     whole = (tf.constant(0), tf.constant(0), height, width)
     specs = [spec for group in recipe.values() for spec in group]
     windows = [
@@ -159,7 +205,7 @@ def decode_crops(
     left = tf.reduce_min([w[1] for w in windows])
     bottom = tf.reduce_max([w[0] + w[2] for w in windows])
     right = tf.reduce_max([w[1] + w[3] for w in windows])
-    pixels = decode_box(data, (top, left, bottom - top, right - left), channels)
+    pixels = decode_box(image, (top, left, bottom - top, right - left), how)
 
     def crop(i: int) -> Tensor:
         spec, (y, x, h, w) = specs[i], windows[i]
@@ -172,7 +218,7 @@ def decode_crops(
     for name, part in group_slices(recipe).items():
         group = tf.stack([crop(i) for i in range(part.start, part.stop)])
         size = recipe[name][0].size
-        crops[name] = tf.ensure_shape(group, [len(recipe[name]), size, size, channels])
+        crops[name] = tf.ensure_shape(group, [len(recipe[name]), size, size, how.channels])
     return crops
 
 
@@ -183,17 +229,19 @@ def _starts(data: Tensor, prefix: bytes) -> Tensor:
     return tf.strings.substr(data, 0, len(prefix)) == prefix
 
 
-def _first(data: Tensor, handlers: dict[bytes, Callable[[Tensor], Tensor]]) -> Tensor:
-    def unknown() -> Tensor:
-        message = "this is not a JPEG, PNG, BMP or WebP"
-        with tf.control_dependencies([tf.debugging.Assert(False, [message])]):
-            return next(iter(handlers.values()))(data)
+def _is_still_webp(data: Tensor) -> Tensor:
+    """Whether it is a WebP that TensorFlow may decode.
 
-    cases = [
-        (_starts(data, magic), lambda handler=handler: handler(data))
-        for magic, handler in handlers.items()
-    ]
-    return tf.case(cases, default=unknown)
+    NOTE: of an animated one TensorFlow 2.21 writes past the end of its memory, whatever
+    `expand_animations` is, so that those are Pillow's.
+    """
+    webp = _starts(data, b"RIFF") & (tf.strings.substr(data, 8, 4) == b"WEBP")
+    extended = tf.strings.substr(data, 12, 4) == b"VP8X"
+    return tf.cond(
+        webp & extended,
+        lambda: _integers(data, 20, 1)[0] // 2 % 2 == 0,
+        lambda: webp,
+    )
 
 
 def _integers(data: Tensor, at: int, count: int) -> Tensor:
@@ -205,11 +253,6 @@ def _png_size(data: Tensor) -> Tensor:
     b = _integers(data, 16, 8)
     size = tf.reduce_sum(tf.reshape(b, [2, 4]) * [[1 << 24, 1 << 16, 1 << 8, 1]], axis=1)
     return size[::-1]
-
-
-def _bmp_size(data: Tensor) -> Tensor:
-    size = tf.io.decode_raw(tf.strings.substr(data, 18, 8), tf.int32)
-    return tf.ensure_shape(tf.abs(size[::-1]), [2])  # a negative height means top-down
 
 
 def _webp_size(data: Tensor) -> Tensor:
@@ -225,39 +268,50 @@ def _webp_size(data: Tensor) -> Tensor:
     )
 
 
-def _bmp_pixels(data: Tensor, channels: int) -> Tensor:
-    # For an 8-bit BMP TensorFlow returns palette indices: right only if the palette is grey.
-    depth, colours = _integers(data, 28, 2)[0], tf.strings.substr(data, 54, 1024)
-    grey = (depth != 8) | (colours == _GREY_PALETTE)
-    message = "a BMP with a colour palette; save it as PNG"
-    with tf.control_dependencies([tf.debugging.Assert(grey, [message])]):
-        pixels = tf.io.decode_bmp(data, channels=0)
-    found = tf.shape(pixels)[2]
-    colour = tf.cond(found >= 3, lambda: pixels[..., :3], lambda: tf.repeat(pixels, 3, axis=2))
-    if channels == 3:
-        return colour
-    weights = tf.constant(host.GREY, tf.float32)
-    grey_value = tf.reduce_sum(tf.cast(colour, tf.float32) * weights, axis=2, keepdims=True)
-    return tf.cast(tf.round(tf.minimum(grey_value, 255.0)), tf.uint8)
+def _png_pixels(data: Tensor, how: Decoding) -> Tensor:
+    if not how.bits:
+        return tf.io.decode_png(data, how.channels)
+    most = 2**how.bits - 1
+
+    def deep() -> Tensor:
+        values = tf.cast(tf.io.decode_png(data, how.channels, tf.uint16), tf.int32)
+        return tf.cast((tf.minimum(values, most) * 510 + most) // (2 * most), tf.uint8)
+
+    sixteen = _integers(data, 24, 1)[0] == 16
+    return tf.cond(sixteen, deep, lambda: tf.io.decode_png(data, how.channels))
 
 
-def _webp_pixels(data: Tensor, channels: int) -> Tensor:
-    pixels = tf.io.decode_image(data, 3, expand_animations=False)
-    if channels == 3:
-        return pixels
-    return tf.image.rgb_to_grayscale(pixels)
+def _webp_pixels(data: Tensor, how: Decoding) -> Tensor:
+    pixels = tf.io.decode_image(data, 0, expand_animations=False)[..., :3]
+    return pixels if how.channels == 3 else tf.image.rgb_to_grayscale(pixels)
 
 
-def _pixels(channels: int) -> dict[bytes, Callable[[Tensor], Tensor]]:
-    return {
-        b"\x89PNG": lambda data: tf.io.decode_png(data, channels),
-        b"BM": lambda data: _bmp_pixels(data, channels),
-        b"RIFF": lambda data: _webp_pixels(data, channels),
-    }
+def _in_python(
+    function: Callable[[bytes], Any], data: Tensor, dtype: Any, shape: list[int | None]
+) -> Tensor:
+    """What a Python function of the bytes of an image gives; its ValueError says why not."""
+
+    def call(image: Any) -> Any:
+        # Inside tf.data these are bytes, outside of it an array of them.
+        return function(np.asarray(image, object).item())
+
+    # NOTE: of plain bytes, numpy_function would cut off the zeros at the end.
+    text = tf.convert_to_tensor(data, tf.string)
+    return tf.ensure_shape(tf.numpy_function(call, [text], dtype), shape)
 
 
-_SIZES: dict[bytes, Callable[[Tensor], Tensor]] = {
-    b"\x89PNG": _png_size,
-    b"BM": _bmp_size,
-    b"RIFF": _webp_size,
-}
+def _pixels(data: Tensor, how: Decoding) -> Tensor:
+    """All pixels of an encoded image other than a JPEG, uint8 [H, W, C]."""
+
+    def others() -> Tensor:
+        decode = functools.partial(formats.pixels, channels=how.channels, bits=how.bits)
+        return _in_python(decode, data, tf.uint8, [None, None, how.channels])
+
+    pixels = tf.case(
+        [
+            (_starts(data, b"\x89PNG"), lambda: _png_pixels(data, how)),
+            (_is_still_webp(data), lambda: _webp_pixels(data, how)),
+        ],
+        default=others,
+    )
+    return tf.ensure_shape(pixels, [None, None, how.channels])

@@ -11,11 +11,18 @@ import numpy as np
 
 from byol_jax.data import arrays, folder
 from byol_jax.data.facts import FACTS
-from byol_jax.data.source import Source
+from byol_jax.data.source import Decoding, Source, digest_of
 
 
 def open_source(
-    name: str, data_dir: str = "", split: str = "train", *, channels: int = 3, seed: int = 0
+    name: str,
+    data_dir: str = "",
+    split: str = "train",
+    *,
+    channels: int = 3,
+    seed: int = 0,
+    bits: int = 0,
+    orient: bool = False,
 ) -> Source:
     """Open a data set.
 
@@ -26,6 +33,8 @@ def open_source(
       split: "train", or "test" for evaluation.
       channels: 1 or 3, to which encoded images are decoded; arrays keep their own.
       seed: for choosing the tenth that is held out if the data have no test part.
+      bits: in use of values stored in 16 bits, 1 to 16; 0: all of them.
+      orient: whether encoded images are turned upright as their EXIF data ask for.
 
     Returns:
       The data set.
@@ -37,16 +46,19 @@ def open_source(
         raise ValueError(f"split is {split!r}; expected 'train' or 'test'.")
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels!r}; expected 1 or 3.")
+    if not 0 <= bits <= 16:
+        raise ValueError(f"bits is {bits!r}; expected 0 to 16.")
+    how = Decoding(channels, bits, orient)
     if name not in _OPEN:
         from byol_jax.data import records  # lazily, because it imports TensorFlow
 
-        return records.open_tfds(name, data_dir, split, channels)
-    return _OPEN[name](data_dir, split, channels, seed)
+        return records.open_tfds(name, data_dir, split, how)
+    return _OPEN[name](data_dir, split, how, seed)
 
 
-def _open_digits(data_dir: str, split: str, channels: int, seed: int) -> Source:
+def _open_digits(data_dir: str, split: str, how: Decoding, seed: int) -> Source:
     """scikit-learn's 1,797 scans of 8x8 px; the end of a fixed permutation is the test part."""
-    del data_dir, channels, seed
+    del data_dir, how, seed
     from sklearn.datasets import load_digits  # part of scikit-learn: nothing is downloaded
 
     data = load_digits()
@@ -63,20 +75,12 @@ def _open_digits(data_dir: str, split: str, channels: int, seed: int) -> Source:
         labels=data.target[rows].astype(np.int32),
         images=images[rows],
         rows=rows,
+        digest=digest_of([images[rows].tobytes()]),
     )
 
 
-def _open_npz(data_dir: str, split: str, channels: int, seed: int) -> Source:
-    del channels
-    return arrays.open_npz(data_dir, split, seed)
-
-
-def _open_folder(data_dir: str, split: str, channels: int, seed: int) -> Source:
-    return folder.open_folder(data_dir, split, channels, seed)
-
-
-_OPEN: dict[str, Callable[[str, str, int, int], Source]] = {
+_OPEN: dict[str, Callable[[str, str, Decoding, int], Source]] = {
     "digits": _open_digits,
-    "npz": _open_npz,
-    "folder": _open_folder,
+    "npz": arrays.open_npz,
+    "folder": folder.open_folder,
 }

@@ -316,7 +316,7 @@ def why_damaged(source: Source, index: int) -> str:
         return f"cannot be read: {e.strerror or e}"
     except ValueError as e:
         return str(e)
-    return stream.what_is_wrong(data, source.channels)
+    return stream.what_is_wrong(data, source.decoding)
 
 
 def _check_channels(source: Source, spec: ViewSpec | EvalSpec) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,29 @@ class Shard:
 
     path: str
     records: int
+
+
+class Decoding(NamedTuple):
+    """How encoded images become pixels.
+
+    channels: 1 or 3. bits: in use of values stored in 16 bits, 1 to 16, which become 0 to 255; 0:
+    all 16. orient: whether images are turned upright as their EXIF data ask for.
+    """
+
+    channels: int = 3
+    bits: int = 0
+    orient: bool = False
+
+
+def shown(name: str | Path) -> str:
+    """A file name that can be printed on one line: other bytes and line breaks are escaped."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def counted(n: int, one: str, many: str = "") -> str:
+    """A number with its noun: "1 image", "1,200 images"."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 MAX_NAMED = 10_000
@@ -52,6 +76,7 @@ class Source:
     paths: object [N], image files, relative to the folder `root`.
     shards: TFRecord files, in order. A data set with only shards is read as a stream.
     rows: int64 [N], each example's position in what was opened (None: its index).
+    bits, orient: how images are decoded, see `Decoding`.
     digest: of the names or contents of what was opened, wherever it is kept; "" if not known.
     notes: what was noticed at opening, one sentence each: files left out, folders taken as parts.
     """
@@ -69,8 +94,15 @@ class Source:
     root: str = ""
     shards: tuple[Shard, ...] = ()
     rows: np.ndarray | None = None
+    bits: int = 0
+    orient: bool = False
     digest: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the images are decoded."""
+        return Decoding(self.channels, self.bits, self.orient)
 
     @property
     def labelled(self) -> int | None:
@@ -101,7 +133,7 @@ class Source:
     def describe(self, index: int) -> str:
         """The name of an example in messages: its file, or its position in the data set."""
         if self.paths is not None:
-            return str(Path(self.root) / str(self.paths[index]))
+            return shown(Path(self.root) / str(self.paths[index]))
         if self.shards:
             shard, record = self.locate(index)
             return f"{self.name}, example {self._row(index)} (record {record} of {shard.path})"

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from byol_jax.data import decode, order, records, tfrecord
-from byol_jax.data.source import MAX_BYTES, Source
+from byol_jax.data.source import MAX_BYTES, Decoding, Source
 from byol_jax.untrusted import read_bytes
 from byol_jax.views import host
 from byol_jax.views.spec import EvalSpec, Recipe, ViewSpec, group_slices, total_views
@@ -168,7 +168,7 @@ def views_of(
     dtype = tf.float32 if chunk else tf.uint8
 
     def decode_crops(example: dict[str, Tensor]) -> dict[str, Tensor]:
-        return decode.decode_crops(read(example), recipe, example["u"], source.channels, dtype)
+        return decode.decode_crops(read(example), recipe, example["u"], source.decoding, dtype)
 
     blank = {
         name: tf.zeros([len(specs), specs[0].size, specs[0].size, source.channels], dtype)
@@ -240,7 +240,7 @@ def eval_views_of(
     read = _reader(source)
 
     def view(example: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"views": decode.decode_eval(read(example), spec, source.channels)}
+        return {"views": decode.decode_eval(read(example), spec, source.decoding)}
 
     blank = {"views": tf.zeros([spec.size, spec.size, source.channels])}
     return _decoded(examples, view, blank, ("data",), safe)
@@ -252,7 +252,7 @@ def decoded_only(source: Source, count: int, threads: int) -> Dataset:
     encoded = tf.constant([encoded_image(source, i) for i in range(count)])
 
     def one(image: Tensor) -> dict[str, Tensor]:
-        return {"index": tf.shape(decode.decode_image(image, source.channels))[0]}
+        return {"index": tf.shape(decode.decode_image(image, source.decoding))[0]}
 
     data = tf.data.Dataset.from_tensor_slices(encoded).repeat().map(one, **_calls(threads))
     return data.ignore_errors()
@@ -281,12 +281,12 @@ def encoded_image(source: Source, index: int) -> bytes:
     return records.read_record(source, index)
 
 
-def what_is_wrong(data: bytes, channels: int) -> str:
+def what_is_wrong(data: bytes, how: Decoding) -> str:
     """Why an encoded image is refused, as a phrase."""
     if not data:
         return "empty file"
-    # TensorFlow raises the second if its message quotes bytes of the image.
-    failure = (tf.errors.OpError, UnicodeDecodeError)
+    # What `formats` raises; TensorFlow's, also if its message quotes bytes of the image.
+    failure = (tf.errors.OpError, ValueError)
     try:
         height, width = decode.header(data)
     except failure as e:
@@ -295,14 +295,15 @@ def what_is_wrong(data: bytes, channels: int) -> str:
     if not 0 < height * width <= decode.MAX_PIXELS:
         return f"{width}x{height} px, more than {decode.MAX_PIXELS}"
     try:
-        decode.decode_image(tf.constant(data), channels)
+        decode.decode_image(tf.constant(data), how)
     except failure as e:
         return f"does not decode: {_reason(e)}"
     return "it decodes now; was it changed, or is it not of the declared size?"
 
 
 def _reason(error: Any) -> str:
-    text = getattr(error, "message", "no valid image").replace("assertion failed: ", "").strip()
+    text = getattr(error, "message", "" if isinstance(error, UnicodeError) else str(error))
+    text = (text or "no valid image").replace("assertion failed: ", "").strip()
     return text.splitlines()[0].removesuffix("[Op:Assert]").strip()[:200]
 
 
@@ -322,7 +323,7 @@ def _reader(source: Source) -> Callable[[dict[str, Tensor]], Tensor]:
         may = np.ones(len(source.paths), bool) if source.intact is None else source.intact
         paths = tf.constant(
             [
-                os.path.join(source.root, p) if ok else ""
+                os.fsencode(os.path.join(source.root, p)) if ok else b""
                 for p, ok in zip(source.paths, may, strict=True)
             ]
         )

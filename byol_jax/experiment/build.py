@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from byol_jax import mesh
+from byol_jax import log, mesh
 from byol_jax.config import resolve
 from byol_jax.convert.info import EncoderInfo
 from byol_jax.convert.load import read_encoder
@@ -50,6 +50,21 @@ class Experiment(NamedTuple):
     def dtype(self) -> Any:
         """The dtype of the encoder's input views."""
         return jnp.float64 if self.config.encoder.dtype == "float64" else jnp.float32
+
+
+def open_data(config: ConfigDict, split: str) -> Source:
+    """Open a part of the data that a config names, and say what was noticed.
+
+    Args:
+      config: resolved.
+      split: "train" or "test".
+    """
+    data = config.data
+    options = {"seed": config.seed, "bits": data.bits, "orient": data.orient}
+    source = open_source(data.name, data.dir, split, **options)
+    for note in source.notes:
+        log.say(f"data: {note}")
+    return source
 
 
 def decoded(source: Source, side: int, devices: Mesh) -> Source:
@@ -90,7 +105,7 @@ def build(
     where = mesh.make_mesh(devices, config.mesh.fsdp)
     mesh.check_batch(config.batch_size // config.optimizer.accumulate, where)
     if source is None:
-        source = open_source(config.data.name, config.data.dir, "train", seed=config.seed)
+        source = open_data(config, "train")
     recipe, eval_spec = build_views(config, source.channels)
     if config.data.placement == "resident":
         source = decode(source, config.data.resident_size or eval_spec.resize, where)

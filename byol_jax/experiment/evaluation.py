@@ -14,14 +14,13 @@ from ml_collections import ConfigDict
 from byol_jax import log, mesh
 from byol_jax.config import flatten
 from byol_jax.core import Encoder, TrainState, Tree, starting_from
-from byol_jax.data.opening import open_source
 from byol_jax.data.pipeline import eval_batches, train_batches, why_damaged
 from byol_jax.data.source import Source
 from byol_jax.evals.features import Extracted, NothingToJudge, extract, pixels, topk_accuracy
 from byol_jax.evals.fewshot import fewshot, rare_classes
 from byol_jax.evals.knn import knn
 from byol_jax.evals.linear import Part, Parts, Protocol, linear
-from byol_jax.experiment.build import Experiment
+from byol_jax.experiment.build import Experiment, open_data
 from byol_jax.experiment.views import build_views
 from byol_jax.faults import Damage
 from byol_jax.run_folder import RunEncoder, data_changes
@@ -90,7 +89,7 @@ def build_evaluation(
     """
     why, test = why_nothing("training", e.source), e.source
     if not why:
-        test = open_source(e.config.data.name, e.config.data.dir, "test", seed=e.config.seed)
+        test = open_data(e.config, "test")
         why = why_nothing("test", test)
     if why:
         log.say(f"no kNN and no probe accuracy in this run: {why}")
@@ -201,10 +200,7 @@ def open_eval_data(run: RunEncoder) -> EvalData:
       ValueError: the data have no labels, or cannot be opened.
     """
     config = run.config
-    train, test = (
-        open_source(config.data.name, config.data.dir, split, seed=config.seed)
-        for split in ("train", "test")
-    )
+    train, test = (open_data(config, split) for split in ("train", "test"))
     why = why_nothing("training", train) or why_nothing("test", test)
     if why:
         raise ValueError(

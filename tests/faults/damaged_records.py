@@ -25,6 +25,7 @@ import tensorflow as tf  # noqa: E402
 
 from byol_jax.data import pipeline  # noqa: E402
 from byol_jax.data.records import open_tfds  # noqa: E402
+from byol_jax.data.source import Decoding  # noqa: E402
 
 NONE = "nothing"
 
@@ -99,7 +100,7 @@ def _readable(path):
 
 def record_rows(tfds_dir, name, count, share):
     """The table's rows for TFRecord files, read as a stream and into memory."""
-    source = open_tfds(name, tfds_dir, "train", 3, in_memory=False)
+    source = open_tfds(name, tfds_dir, "train", Decoding(3), in_memory=False)
     images, labels = [], []
     for shard in source.shards:
         for raw in tf.data.TFRecordDataset(shard.path).take(count - len(images)):

@@ -24,8 +24,11 @@ def _good_images():
     from sklearn.datasets import load_sample_images
 
     photo = Image.fromarray(load_sample_images().images[1]).resize((60, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    moving = {"save_all": True, "append_images": [photo.rotate(180)]}
     kinds = [
-        ("JPEG", "RGB", {}),
+        ("JPEG", "RGB", {"exif": exif}),
         ("JPEG", "RGB", {"progressive": True}),
         ("JPEG", "L", {}),
         ("JPEG", "CMYK", {}),
@@ -38,6 +41,16 @@ def _good_images():
         ("WEBP", "RGB", {}),
         ("WEBP", "RGBA", {"lossless": True}),
         ("GIF", "P", {}),
+        ("GIF", "P", moving),
+        ("WEBP", "RGBA", moving),
+        ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+        ("TIFF", "RGBA", {"compression": "tiff_adobe_deflate"}),
+        ("TIFF", "I;16", {}),
+        ("TIFF", "CMYK", moving),
+        ("TIFF", "1", {"compression": "group4"}),
+        ("PPM", "I;16", {}),
+        ("JPEG2000", "RGB", {}),
+        ("AVIF", "RGB", {}),
     ]
     found = []
     for kind, mode, options in kinds:
@@ -58,7 +71,7 @@ def prepare_images(folder):
     return shared
 
 
-def _read_images(folder, files, batch):
+def _read_images(folder, files, batch, **options):
     """The rows that evaluation and training give of the first file, and which rows count."""
     from byol_jax.data.opening import open_source
     from byol_jax.data.pipeline import eval_batches, train_batches, why_damaged
@@ -68,7 +81,7 @@ def _read_images(folder, files, batch):
     (folder / "train").mkdir()
     for i, data in enumerate(files):
         (folder / "train" / f"{i:03}.jpg").write_bytes(data)
-    source = open_source("folder", str(folder))
+    source = open_source("folder", str(folder), **options)
     recipe = recipes.crop_flip(8, jitter=0.0, flip=0.0, brightness=0.0, contrast=0.0)
     train = next(train_batches(source, recipe, batch_size=batch, seed=0))
     assert sorted(train["index"]) == list(range(batch)), "rows are missing"
@@ -91,7 +104,8 @@ def images(shared, folder, draw):
     for _ in range(IMAGES_A_CASE):
         data, other = draw.choice(shared["images"]), draw.choice(shared["images"])
         files.append(mutate.mutate_image(draw, data, other))
-    first, mask = _read_images(folder, files, len(files))
+    options = {"orient": draw.random() < 0.5, "bits": draw.choice([0, 12])}
+    first, mask = _read_images(folder, files, len(files), **options)
     assert mask[0] == 1
     np.testing.assert_array_equal(first, shared["good"])
     return IMAGES_A_CASE
@@ -140,7 +154,7 @@ def records(shared, folder, draw):
     shards = tuple(Shard(str(p), len(shared)) for p in paths)
     n = 2 * len(shared)
     source = Source("fuzz train", n, 3, classes=len(shared), shards=shards)
-    loaded = records._load(source, (None, None, 3))
+    loaded, _ = records._load(source, (None, None, 3))
     batches = list(pipeline.eval_batches(source, spec.EvalSpec(8, 8), batch_size=n))
     assert len(batches) == 1
     assert batches[0]["index"].tolist() == list(range(n))

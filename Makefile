@@ -7,6 +7,8 @@ TORCH_INDEX ?=
 # Processes that run the tests, of up to 3 GB each.
 WORKERS ?= 2
 BIN := $(VENV)/bin
+# Python compiles what it imports when it does; to compile all that is installed takes a minute.
+PIP := --quiet --no-compile
 
 .PHONY: demo test lint clean
 
@@ -15,14 +17,14 @@ BIN := $(VENV)/bin
 $(VENV)/.demo: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing byol_jax and what it needs (about 1 GB, a minute or two) ..."
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt --editable .
+	$(BIN)/python -m pip install $(PIP) --requirement requirements.txt --editable .
 	touch $@
 
 $(VENV)/.test: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing byol_jax and what its tests need (about 2 GB, two or three minutes) ..."
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet torch==2.13.0 --index-url $(TORCH_INDEX))
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt --editable ".[dev]"
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install $(PIP) torch==2.13.0 --index-url $(TORCH_INDEX))
+	$(BIN)/python -m pip install $(PIP) --requirement requirements.txt --editable ".[dev]"
 	touch $(VENV)/.demo $@
 
 demo: $(VENV)/.demo
@@ -38,9 +40,9 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/shellcheck launch/*.sh launch/*.sbatch
 
-# The tests' libtpu would look for a TPU at every start of jax, and say that there is none.
+# The tests' libtpu would search for a TPU at every start of jax, and report that there is none.
 test: lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,11 +1,11 @@
-"""The views on the device beside DeepMind's own JAX augmentation, on the same crops and device.
+"""Our views on the device and DeepMind's JAX augmentation, on the same crops and device.
 
     python benchmarks/deepmind_views.py --source deepmind-research/byol/utils/augmentations.py
 
-Their file is read where it lies (github.com/google-deepmind/deepmind-research, Apache-2.0); two
-names that newer jax has dropped are given back to it. Ours is `views/device.py` with the same
-recipe. Both are compiled, take uint8 crops, and end with normalised float32 views (theirs is
-normalised here, since DeepMind does that in the network).
+Their file is read from a checkout (github.com/google-deepmind/deepmind-research, Apache-2.0), with
+two names restored that newer jax has dropped. Ours is `views/device.py` with the same recipe. Both
+are compiled, take uint8 crops, and return normalised float32 views (theirs are normalised here,
+because DeepMind does that in the network).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from byol_jax.views.device import make_views
 
 
 def load(path: str) -> Any:
-    """DeepMind's module, as it lies on disk."""
+    """Load DeepMind's module from its file."""
     jax.tree_map = jax.tree.map  # type: ignore[attr-defined]
     cond = jax.lax.cond
 
     def old_cond(pred: Any, *rest: Any) -> Any:
-        # cond(pred, true_operand, true_fun, false_operand, false_fun), as jax had it in 2020.
+        # cond(pred, true_operand, true_fun, false_operand, false_fun), as in jax of 2020.
         if len(rest) == 4 and callable(rest[1]) and callable(rest[3]):
             a, f, b, g = rest
             return cond(pred, lambda ab: f(ab[0]), lambda ab: g(ab[1]), (a, b))

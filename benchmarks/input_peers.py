@@ -1,10 +1,10 @@
-"""The host pipeline beside lightly's and torchvision's, on one core, on the same files.
+"""The host pipeline compared with lightly's and torchvision's, on one core, on the same files.
 
     python benchmarks/input_peers.py --data FOLDER_OF_JPEGS --python PEERS/bin/python [--json FILE]
 
 PEERS is an environment with lightly and torchvision (`pip install lightly torchvision`); what is
-not there is left out. Images a second, all kept to one core, in turns; a training image is its two
-views. The peers' CPU time is not counted: compare the wall times.
+not installed is left out. Images per second, all pinned to one core, in turns; a training image
+counts once for its two views. The peers' CPU time is not counted: compare the wall times.
 
   raw decode          tf.io.decode_jpeg of the whole image: the limit
   lightly             Image.open, lightly.transforms.BYOLTransform with its defaults (two views)
@@ -39,7 +39,7 @@ from byol_jax.views.spec import EvalSpec
 
 @contextlib.contextmanager
 def bilinear() -> Iterator[None]:
-    """Pipelines traced meanwhile resize by bilinear interpolation, which is no option of ours."""
+    """Pipelines traced in this context resize bilinearly, which is not an option of ours."""
     import tensorflow as tf
 
     bicubic = tf.raw_ops.ResizeBicubic
@@ -68,9 +68,9 @@ def ours(source: Source) -> dict[str, Callable[[], int]]:
 
 
 class Peers:
-    """The others' pipelines, in a process of their own: TensorFlow and PyTorch share none well.
+    """The others' pipelines, in a separate process: TensorFlow and PyTorch do not share one well.
 
-    It is kept to the same core as we are, and works only when it is asked to.
+    It is pinned to the same core as ours, and works only on request.
     """
 
     def __init__(self, python: str, source: Source) -> None:
@@ -91,7 +91,7 @@ class Peers:
         return json.loads(self.process.stdout.readline())
 
     def candidates(self) -> dict[str, Callable[[], int]]:
-        """What is installed there."""
+        """The pipelines that are installed there."""
 
         def work(name: str) -> Callable[[], int]:
             return lambda: int(self._ask(name))

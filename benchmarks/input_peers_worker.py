@@ -1,4 +1,4 @@
-"""The peers of input_peers.py, in an environment of their own: a line asks, a line answers."""
+"""The peers of input_peers.py, in their own environment: one line per request, one per answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 IMAGES = 8
-"""In a piece of work."""
+"""Images in a piece of work."""
 
 
 def candidates(paths: list[str]) -> dict[str, Callable[[], None]]:
@@ -48,7 +48,7 @@ def candidates(paths: list[str]) -> dict[str, Callable[[], None]]:
 
 
 def main() -> None:
-    """First line: the files, as JSON; answer: the names. Then a name a line; answer: the images."""
+    """First line: the files, as JSON; answer: the names. Then one name per line; answer: images."""
     work = candidates(json.loads(sys.stdin.readline()))
     print(json.dumps(list(work)), flush=True)
     for line in sys.stdin:

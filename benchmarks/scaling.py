@@ -2,15 +2,16 @@
 
     python -m benchmarks.scaling [--compile] [--figures benchmarks/scaling.json]
 
---compile compiles what the file of figures lacks, one topology after the other by
+--compile compiles what is missing in the file of figures, one topology after another with
 `byol_jax.preflight` (minutes for ResNet-50, up to half an hour for ResNet-200 of width 2), and adds
-it to the file after each. Without it only the tables are printed and the plot is drawn.
+each to the file. Without it, only the tables are printed and the plot is drawn.
 
-A point of weak scaling that was not compiled is derived: the program of a device depends on its
-share of the batch alone, but for the number of devices in its collectives, whose time is a formula.
+A point of weak scaling that was not compiled is derived: the program of a device depends only on
+its share of the batch, except for the number of devices in its collectives, whose time is a
+formula.
 
 Strong scaling has two more columns: batch norm over groups of 64 and of 128 rows (`byol.bn_groups`)
-in place of the whole batch.
+instead of the whole batch.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ ENCODERS = {
 }
 STRONG = ("8x8", "8x16", "16x16", "16x32", "32x32", "32x64")  # 128 to 4,096 cores
 WEAK = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")  # 8 to 512 cores
-BATCH = 4096  # of strong scaling
-PER_CORE = {"R50": 32, "R200x2": 8}  # of weak scaling: the batch of 4,096 on 128 and 512 cores
+BATCH = 4096  # for strong scaling
+PER_CORE = {"R50": 32, "R200x2": 8}  # for weak scaling: the batch of 4,096 on 128 and 512 cores
 TO_COMPILE = {"strong": STRONG, "weak": ("2x2", "16x16")}
 CONFIG = "configs/byol_imagenet_r50.py:1000"
-ROWS = (64, 128)  # of a group for batch norm
-GROUPED = {"R50": STRONG, "R200x2": ("16x16",)}  # strong scaling with groups: compiled there
+ROWS = (64, 128)  # per group for batch norm
+GROUPED = {"R50": STRONG, "R200x2": ("16x16",)}  # strong scaling with groups: where compiled
 
 Figures = dict[str, Any]
 
 
 def topology_of(shape: str) -> Topology:
-    """A slice of v3 as the network's formula needs it, without libtpu."""
+    """A slice of v3 as needed by the network's formula, without libtpu."""
     devices = [None] * slice_devices("v3", shape)
     return Topology(f"v3:{shape}", KINDS["v3"], devices, len(devices) // 8, sides_of("v3", shape))
 
@@ -56,7 +57,7 @@ def topology_of(shape: str) -> Topology:
 def find(
     found: list[Figures], encoder: str, shape: str, batch: int, rows: int = 0
 ) -> Figures | None:
-    """The figures of a point, where it was compiled; rows of a group for batch norm, 0: all."""
+    """The figures of a point if it was compiled; rows: per group for batch norm, 0 for all."""
     for f in found:
         same = (f["topology"], f["batch"]) == (f"v3:{shape}", batch)
         same = same and f.get("bn_rows", 0) == rows
@@ -93,7 +94,7 @@ def point(found: list[Figures], encoder: str, shape: str, batch: int) -> Figures
 
 
 def compile_missing(file: Path, found: list[Figures]) -> None:
-    """Compile the points that the file lacks, and add each to it."""
+    """Compile the points missing in the file, and add each to it."""
     wanted = [(e, s, BATCH, 0) for e in ENCODERS for s in TO_COMPILE["strong"]]
     wanted += [
         (e, s, PER_CORE[e] * slice_devices("v3", s), 0)
@@ -117,7 +118,7 @@ def compile_missing(file: Path, found: list[Figures]) -> None:
 
 
 def table(found: list[Figures], encoder: str, kind: str) -> list[Figures]:
-    """Print one table in Markdown, and give its points."""
+    """Print one table in Markdown, and return its points."""
     shapes = STRONG if kind == "strong" else WEAK
     heads: tuple[str, ...] = (
         "v3 slice",
@@ -158,7 +159,7 @@ def table(found: list[Figures], encoder: str, kind: str) -> list[Figures]:
 
 
 def _grouped(found: list[Figures], encoder: str, shape: str, batch: int, rows: int) -> str:
-    """Time of a step with batch norm over groups of so many rows, and its network's part."""
+    """Time of a step with batch norm over groups of `rows` rows, and the network's part."""
     f = find(found, encoder, shape, batch, rows)
     if f is None or f["modelled_ms"] is None:
         return "not compiled"
@@ -166,7 +167,7 @@ def _grouped(found: list[Figures], encoder: str, shape: str, batch: int, rows: i
 
 
 def plot(found: dict[tuple[str, str], list[Figures]], file: Path) -> None:
-    """Strong scaling as time of a step, weak scaling as efficiency."""
+    """Plot strong scaling as time per step, and weak scaling as efficiency."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2))
     for i, encoder in enumerate(ENCODERS):
         colour, shape = f"C{i}", "os"[i]
@@ -214,7 +215,7 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("compile", False, "compile what the figures lack")
+    flags.DEFINE_bool("compile", False, "compile missing figures")
     flags.DEFINE_string("figures", "benchmarks/scaling.json", "figures of preflight, added to")
     flags.DEFINE_string("plot", "docs/scaling.png", "the picture")
     app.run(main)

@@ -1,20 +1,20 @@
-"""The peer: one BYOL training step in PyTorch, for images/s beside byol_jax on the same machine.
+"""The peer: one BYOL training step in PyTorch, to compare images/s on the same machine.
 
     python benchmarks/torch_step.py --arch resnet18 --size 32 --batch 64 --compile
     python benchmarks/torch_step.py --arch resnet50 --size 224 --batch 256 --device cuda \\
         --dtype bfloat16 --compile --json torch.json
 
-The step is that of configs/byol_cifar10_r18.py: online and target network, a two-layer projector
-and predictor (hidden 4096, out 256), two views, each with its own batch-norm statistics, the loss
-in both directions, SGD with momentum (or LARS), the moving average of the target. Each view is a
-pass of its own, as PyTorch users write it; the optimizer and the moving average use multi-tensor
-kernels. Images are noise, drawn once. PyTorch alone is needed, no torchvision.
+A BYOL step with the network and heads of configs/byol_cifar10_r18.py: online and target network, a
+two-layer projector and predictor (hidden 4096, out 256), two views, each with its own batch-norm
+statistics, the loss in both directions, SGD with momentum (or LARS), the moving average of the
+target. Each view is a separate pass, as PyTorch users write it; optimizer and moving average use
+multi-tensor kernels. Images are noise, drawn once. It needs only PyTorch, not torchvision.
 
 Reference: Grill et al. 2020; He et al. 2016.
 """
 
 # mypy: ignore-errors
-# (torch's own annotations do not know lists of parameters)
+# (torch's own annotations do not allow lists of parameters)
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# depth -> (blocks a stage, expansion)
+# depth -> (blocks per stage, expansion)
 ARCHS = {"resnet18": ((2, 2, 2, 2), 1), "resnet50": ((3, 4, 6, 3), 4)}
 TAU, RATE, MOMENTUM, DECAY, ETA = 0.99, 0.05, 0.9, 1e-5, 1e-3
 
@@ -61,7 +61,7 @@ class Block(nn.Module):
 
 
 def resnet(arch: str, size: int) -> tuple[nn.Sequential, int]:
-    """The encoder up to its pooled features, and their number; small images take CIFAR's stem."""
+    """The encoder up to its pooled features, and their number; small images use CIFAR's stem."""
     blocks, expansion = ARCHS[arch]
     if size < 64:
         stem: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1, bias=False)]
@@ -111,7 +111,7 @@ class Lars(torch.optim.Optimizer):
 
 
 def make_step(a: argparse.Namespace) -> Callable[[], Tensor]:
-    """A function that does one whole step, optimizer and target included, and returns the loss."""
+    """A function that runs one whole step, optimizer and target included, and returns the loss."""
     torch.manual_seed(0)
     device = torch.device(a.device)
     encoder, dim = resnet(a.arch, a.size)
@@ -160,7 +160,7 @@ def make_step(a: argparse.Namespace) -> Callable[[], Tensor]:
 
 
 def measure(step: Callable[[], Tensor], a: argparse.Namespace) -> dict[str, Any]:
-    """Warm up, then time `repeats` repeats of `steps` steps; the first step (compile) apart."""
+    """Warm up, then time `repeats` repeats of `steps` steps, with the first (compile) separate."""
     cuda = a.device.startswith("cuda")
 
     def timed(steps: int) -> tuple[float, float]:
@@ -195,18 +195,18 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--arch", choices=sorted(ARCHS), default="resnet18")
     p.add_argument("--size", type=int, default=32, help="px")
-    p.add_argument("--batch", type=int, default=64, help="images a step, two views of each")
+    p.add_argument("--batch", type=int, default=64, help="images per step, two views of each")
     p.add_argument("--hidden", type=int, default=4096)
     p.add_argument("--out", type=int, default=256)
     p.add_argument("--optimizer", choices=("sgd", "lars"), default="sgd")
     p.add_argument("--device", default="cpu")
     p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     p.add_argument("--compile", action="store_true")
-    p.add_argument("--mode", default="", help="of torch.compile, e.g. max-autotune")
+    p.add_argument("--mode", default="", help="mode of torch.compile, e.g. max-autotune")
     p.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True)
     p.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
     p.add_argument("--warmup", type=int, default=2, help="steps")
-    p.add_argument("--steps", type=int, default=1, help="of a repeat")
+    p.add_argument("--steps", type=int, default=1, help="steps per repeat")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--json", default="", help="file for the result")
     a = p.parse_args()

@@ -7,7 +7,7 @@ __all__ = ["__version__", "load_encoder"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily, so that importing a room does not import JAX and Orbax for all of them.
+    # Lazily, so that importing one module does not import JAX and Orbax for all of them.
     if name == "load_encoder":
         from byol_jax.convert.load import load_encoder
 

@@ -1,8 +1,8 @@
 """Save and restore train states with Orbax.
 
-A checkpoint is one folder a step: `state`, the arrays by name, and `meta`, a small JSON (what is
-needed to rebuild the encoder, and bookkeeping of the loop). Arrays are keyed by their path in the
-tree, so that a missing or extra one can be named.
+A checkpoint is one folder per step: `state`, the arrays by name, and `meta`, a small JSON (what is
+needed to rebuild the encoder, and the loop's bookkeeping). Arrays are keyed by their path in the
+tree, so that an error can name a missing or extra one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from byol_jax.core import TrainState, Tree
 from byol_jax.manifest import what_is_wrong, write_manifest
 from byol_jax.processes import from_main, main_process
 
-# Orbax writes these two when it gives the folder its name; no number of the state is in them.
+# Orbax writes these two when it renames the folder; they hold nothing of the state.
 _WRITTEN_LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
 
@@ -32,7 +32,7 @@ def _flat(tree: Tree) -> dict[str, Any]:
 
 
 def any_saved(folder: Path) -> bool:
-    """Whether a run folder holds a checkpoint, good or damaged."""
+    """Whether a run folder contains a checkpoint, good or damaged."""
     return any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
 
 
@@ -40,10 +40,10 @@ class Checkpoints:
     """The checkpoints of one run, saved asynchronously.
 
     Args:
-      folder: of the run; checkpoints lie in `folder/checkpoints/STEP`.
-      keep: how many of the newest are kept.
+      folder: of the run; checkpoints are saved in `folder/checkpoints/STEP`.
+      keep: how many of the newest checkpoints are kept.
       keep_every: checkpoints at multiples of this step are kept for good; 0: none.
-      clear: remove what a killed save left behind; not while somebody else may be saving.
+      clear: remove what a killed save left behind; not while another process may be saving.
     """
 
     def __init__(
@@ -54,24 +54,24 @@ class Checkpoints:
             self._root.mkdir(parents=True, exist_ok=True)
             if clear:
                 self._clear()
-        from_main(0)  # nobody goes on before that is done
+        from_main(0)  # no process continues before that is done
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every or None,
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
-        # Named handlers, so that a manager that has not saved anything can read metadata too.
+        # Named handlers, so that a manager that has not saved anything can still read metadata.
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self._root, options=options, item_handlers=handlers)
 
     def _clear(self) -> None:
-        """Remove saves that were not completed: Orbax renames a folder when it is complete."""
+        """Remove incomplete saves: Orbax renames a folder only when it is complete."""
         for left in self._root.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(left, ignore_errors=True)
 
     def _seal(self) -> None:
-        """Write the manifest of a save: its folder is complete, and has its temporary name yet."""
+        """Write the manifest of a save: its folder is complete but still has a temporary name."""
         if main_process():
             for folder in self._root.glob("*.orbax-checkpoint-tmp*"):
                 write_manifest(folder, _WRITTEN_LATER)
@@ -84,14 +84,14 @@ class Checkpoints:
         return [int(p.name) for p in self._root.iterdir() if p.name.isdigit()]
 
     def newest_good(self, *, set_aside: bool = False) -> tuple[int | None, list[str]]:
-        """The newest step whose every file is as it was written: Orbax itself does not look.
+        """The newest step whose files are all as they were written, which Orbax does not check.
 
         Args:
           set_aside: rename damaged checkpoints to `damaged-STEP`, so that the step can be saved
-            again; nothing is renamed where none is good.
+            again; nothing is renamed if no checkpoint is good.
 
         Returns:
-          (step, or None where there is none; what is wrong with each newer one).
+          (step, or None if there is none; what is wrong with each newer one).
         """
         damaged: dict[int, str] = {}
         good = None
@@ -106,19 +106,22 @@ class Checkpoints:
                 place = self._root / f"damaged-{step}"
                 shutil.rmtree(place, ignore_errors=True)
                 (self._root / str(step)).rename(place)
-        # One process decides for all: a file system may show each another state.
+        # One process decides for all: each may see a different state of a shared file system.
         found = from_main(-1 if good is None else good)
         self._manager.reload()
         problems = [f"checkpoint {step} is damaged ({why})" for step, why in damaged.items()]
         return None if found < 0 else found, problems
 
     def check_room(self, state: TrainState) -> None:
-        """Refuse to save where the disk has no room for it.
+        """Refuse to save if the disk has too little free space.
+
+        Args:
+          state: arrays, or their shapes.
 
         Raises:
-          ValueError: with both sizes.
+          ValueError: gives both sizes.
         """
-        arrays = sum(x.nbytes for x in jax.tree.leaves(state) if hasattr(x, "nbytes"))
+        arrays = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
         size = 1.1 * arrays + 2**21  # with the metadata, and what else the run writes
         free = shutil.disk_usage(self._root).free
         if main_process() and free < size:
@@ -132,10 +135,10 @@ class Checkpoints:
         """Start saving; returns when the arrays have been copied, before they are on disk.
 
         Raises:
-          ValueError: there is no room for it.
+          ValueError: the disk has too little free space.
           OSError: an earlier save failed.
         """
-        self.wait()  # as Orbax would: the save before is not lost where this one is refused
+        self.wait()  # as Orbax would; if this save is refused, the one before it is still complete
         self.check_room(state)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_flat(state)), meta=ocp.args.JsonSave(meta)
@@ -148,19 +151,19 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
-        """Say clearly that a save failed, and leave nothing of it behind."""
+        """Report clearly that a save failed, and remove what it left behind."""
         try:
             yield
         except Exception as e:
             if isinstance(e, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
-                raise  # processes wait for each other here: one of them is gone
+                raise  # processes wait for each other here, and one of them is gone
             if main_process():
                 self._clear()
             last = self.latest()
             raise OSError(
                 f"A checkpoint could not be saved in {self._root} ({_first_line(e)}). "
-                + (f"Step {last} is the newest there is" if last is not None else "There is none")
-                + "; make room or repair the disk: the same command resumes."
+                + (f"The newest is step {last}" if last is not None else "There are none yet")
+                + "; free some space or repair the disk, then run the same command to resume."
             ) from e
 
     def meta(self, step: int) -> dict[str, Any]:
@@ -169,15 +172,15 @@ class Checkpoints:
         return dict(self._manager.restore(step, args=args)["meta"])
 
     def restore(self, step: int, like: TrainState, sharding: Sharding | Tree) -> TrainState:
-        """Read a state back onto the devices, however many there were when it was saved.
+        """Restore a state onto the devices, however many there were when it was saved.
 
         Args:
           step: a saved step.
           like: a state (or its shapes) of the same structure.
-          sharding: of its arrays, one for all of them or a tree as of `mesh.state_sharding`.
+          sharding: of its arrays: one for all of them, or a tree as `mesh.state_sharding` returns.
 
         Raises:
-          ValueError: the saved arrays are not those of `like`; names the first few.
+          ValueError: the saved arrays do not match `like`; names the first few.
         """
         wanted = _flat(like)
         saved = self._shapes(step)
@@ -186,7 +189,7 @@ class Checkpoints:
         if bad:
             raise ValueError(
                 f"Checkpoint {step} in {self._root} does not fit this run: {len(bad)} arrays are "
-                f"missing, extra or of another shape, first {', '.join(sorted(bad)[:3])}. "
+                f"missing, extra or of another shape; the first: {', '.join(sorted(bad)[:3])}. "
                 "It was written by another config or version."
             )
         where = _flat(jax.tree.broadcast(sharding, like))
@@ -199,7 +202,7 @@ class Checkpoints:
         return jax.tree_util.tree_unflatten(structure, [flat[k] for k in wanted])
 
     def arrays(self, step: int, prefix: str) -> dict[str, np.ndarray]:
-        """The saved arrays whose names start with `prefix`, on the host, by the name's rest."""
+        """The saved arrays whose names start with `prefix`, on the host, keyed without it."""
         path = self._root / str(step) / "state"
         with ocp.PyTreeCheckpointer() as reader:
             shapes = {k: v for k, v in self._shapes(step).items() if k.startswith(prefix)}
@@ -219,7 +222,7 @@ class Checkpoints:
         return {k: tuple(v.shape) for k, v in tree.items()}
 
     def wait(self) -> None:
-        """Wait until what was saved is on disk.
+        """Wait until everything saved is on disk.
 
         Raises:
           OSError: it could not be saved.
@@ -228,7 +231,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait as `wait` does, and end the background threads."""
+        """Wait as `wait` does, then stop the background threads."""
         with self._failures():
             self._manager.close()
 

@@ -1,4 +1,4 @@
-"""What the command lines share: flags of a config, and errors as one line."""
+"""What the command lines share: config flags, and errors printed as one line."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from byol_jax import processes
 from byol_jax.config import default_config, flatten, nearest
 from byol_jax.faults import TrainingError
 
-# Before TensorFlow is imported by anybody: only its errors are news; and its input operations give
-# the same numbers on every machine without oneDNN (which is announced in four lines otherwise).
+# Set before anything imports TensorFlow: log only its errors, and switch off oneDNN, so that input
+# operations give the same numbers on every machine (oneDNN also announces itself in four lines).
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-# What a wrong command line, config, input or installation raises; anything else is our fault and
-# shows its traceback.
+# What a wrong command line, config, input or installation raises; anything else is a bug of ours
+# and shows its traceback.
 USER_ERRORS = (ValueError, TrainingError, OSError, ImportError, flags.Error)
 
 
@@ -42,7 +42,7 @@ def check_overrides(argv: Sequence[str]) -> None:
 
 
 def check_config_file(argv: Sequence[str]) -> None:
-    """Refuse a `--config FILE[:ARGUMENT]` that is not there, naming those beside it.
+    """Refuse a `--config FILE[:ARGUMENT]` that does not exist, naming the configs next to it.
 
     Raises:
       ValueError: there is no such file.
@@ -60,9 +60,9 @@ def check_config_file(argv: Sequence[str]) -> None:
 
 
 def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> None:
-    """Parse the flags and call main; errors become one line `error: ...` and exit code 2.
+    """Parse the flags and call main; an error becomes one line `error: ...` and exit code 2.
 
-    With --debug the traceback is shown. Everything main says is on stderr; results on stdout.
+    With --debug the traceback is shown. Messages go to stderr, results to stdout.
     """
     argv = list(sys.argv if argv is None else argv)
     debug = "--debug" in argv
@@ -79,7 +79,7 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
         except Exception as e:
             if not jax.distributed.is_initialized():
                 raise
-            # What the devices of several processes do together fails where one of them is gone.
+            # Collective operations fail if one of several processes is gone.
             if isinstance(e, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(e):
                 _fail(f"another process was lost: {str(e)[:200]}", processes.RESTART)
             traceback.print_exc()
@@ -105,8 +105,8 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
                 SyntaxError,
                 RecursionError,
             ) as e:
-                # ml_collections raises bare errors of many kinds for a config it cannot use, and
-                # absl looks for flags like one that is very long.
+                # ml_collections raises many kinds of bare errors for a config it cannot use, and
+                # so does absl when it searches for flags similar to a very long one.
                 raise ValueError(f"{_one_line(e)} (while reading --config)") from e
 
         return guarded(action)

@@ -1,9 +1,9 @@
-"""The configuration: every key with its default, its unit and what it may be.
+"""The configuration: every key with its default, its unit and its allowed values.
 
-Keys that belong to one choice (a method, an optimizer, an encoder, a recipe of views) are in a
-group of their own, e.g. `byol.tau`, `lars.eta`. `default_config` has all groups; `resolve` keeps
-those that the config's choices name, and refuses a change in any other. Defaults are neutral: a
-published recipe is a file in configs/ that states all its numbers.
+Keys that belong to one choice (a method, an optimizer, an encoder, a view recipe) are in a group of
+their own, e.g. `byol.tau`, `lars.eta`. `default_config` has all groups; `resolve` keeps those that
+the config's choices name, and refuses a change in any other. Defaults are neutral: a published
+recipe is a file in configs/ that states all its numbers.
 
 Values are never None and floats are written 1.0, so that every key can be overridden on the command
 line. Only `experiment/` turns values into objects.
@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 
 
 class Key(NamedTuple):
-    """One key: its default, and what its values may be (of a tuple: each of them).
+    """One key: its default and its allowed values (for a tuple: those of each element).
 
-    low, high: bounds, allowed themselves unless `low_open` or `high_open`. choices: of a text.
+    low, high: bounds, inclusive unless `low_open` or `high_open`. choices: the allowed strings.
     """
 
     default: Any
@@ -48,7 +48,7 @@ class Key(NamedTuple):
         return " and ".join(bounds)
 
     def allows(self, value: Any) -> bool:
-        """Whether a value, of the type of the default, is allowed."""
+        """Whether a value (of the default's type) is allowed."""
         if isinstance(value, tuple | list):
             return all(self.allows(v) for v in value)
         if self.choices:
@@ -101,17 +101,17 @@ KEYS = {
     "keep": _count(3),  # newest checkpoints kept
     "keep_every": _count(0, low=0),  # steps; those at its multiples are kept for good; 0: none
     "evaluate_every": _count(0, low=0),  # epochs between evaluations; 0: at the end only
-    # Times to go back to the last checkpoint, and on without that stretch of the data, where a step
+    # How often to go back to the last checkpoint and skip that stretch of the data when a step
     # is not finite (or collapsed, with collapse.stop); 0: stop the run.
     "rollbacks": _count(0, low=0),
-    "hang_seconds": _from_0(1800.0),  # without a sign of life, until the process ends; 0.0: never
+    "hang_seconds": _from_0(1800.0),  # without progress before the process is ended; 0.0: never
     "data.name": Key("imagenet2012"),  # digits, folder, npz, or any tfds name
     "data.dir": Key(""),  # tfds data_dir, the folder of images, or the .npz file
     "data.placement": _one_of("stream", "resident"),  # resident: decoded, in the devices' memory
-    "data.resident_size": _count(0, low=0),  # px, side of decoded squares; 0: the evaluation's
-    "data.steps_per_dispatch": _count(0, low=0),  # of resident data; 0: automatic
-    "data.max_damaged": _share(0.02),  # of the data set; beyond it the run stops
-    "data.train_examples": _count(0, low=0),  # 0: ask the data; any other number must be theirs
+    "data.resident_size": _count(0, low=0),  # px, side of the decoded squares; 0: as in evaluation
+    "data.steps_per_dispatch": _count(0, low=0),  # with resident data; 0: automatic
+    "data.max_damaged": _share(0.02),  # share of the data set; above it the run stops
+    "data.train_examples": _count(0, low=0),  # 0: count them; any other number must match
     "data.threads": _count(0, low=0),  # of the input pipeline; 0: automatic
     "mesh.fsdp": _count(1),  # devices that share one copy of the state
     "views.recipe": _one_of("byol", "simclr", "cifar", "digits", "crop_flip", "multi_crop"),
@@ -121,26 +121,26 @@ KEYS = {
     "encoder.name": _one_of(
         "resnet50", "tiny", "resnet18", "resnet34", "resnet101", "resnet152", "resnet200"
     ),
-    "encoder.width": Key(1.0, low=0.25, high=4),  # times every channel count
+    "encoder.width": Key(1.0, low=0.25, high=4),  # factor on every channel count
     "encoder.padding": _one_of("torch", "same"),
     "encoder.drop_path": _below_1(0.0),  # stochastic depth, of the last block
     "encoder.remat": Key(False),  # recompute blocks in the backward pass: less memory, more time
     "encoder.dtype": Key("float32", choices=DTYPES),  # of the computation
     "method.name": _one_of("byol", "siamese", "simclr", "supervised"),
-    "method.probe": Key(True),  # an online linear probe where there are labels
+    "method.probe": Key(True),  # train an online linear probe if there are labels
     "optimizer.name": _one_of("sgd", "lars", "adamw"),
     "optimizer.lr": _from_0(0.1),  # at batch 256
-    "optimizer.lr_scaling": _one_of("linear", "sqrt", "none"),  # B / 256, sqrt(B), as it is
+    "optimizer.lr_scaling": _one_of("linear", "sqrt", "none"),  # B / 256, sqrt(B), unchanged
     "optimizer.warmup_epochs": _from_0(0.0),
     "optimizer.warmup_start": _share(0.0),  # share of lr that the warm-up starts from
     "optimizer.schedule": _one_of("cosine", "multistep"),  # after the warm-up
     "optimizer.final": _share(0.0),  # cosine: share of lr at the end
-    "optimizer.milestones": _above_0(()),  # multistep: epochs; times optimizer.drop at each
+    "optimizer.milestones": _above_0(()),  # multistep: epochs; lr * optimizer.drop at each
     "optimizer.drop": _share(0.1),
     "optimizer.weight_decay": _from_0(0.0),
-    "optimizer.weight_decay_end": Key(-1.0, low=-1),  # by a cosine; -1.0: as at the start
-    # Parameters by a component of their path: neither decayed nor adapted; at another rate, pairs
-    # (name, share of lr), the first that matches; at lr without any schedule.
+    "optimizer.weight_decay_end": Key(-1.0, low=-1),  # reached by a cosine; -1.0: constant
+    # Parameters chosen by a component of their path: neither decayed nor adapted; at another rate,
+    # as pairs (name, share of lr), of which the first match counts; at a constant lr.
     "optimizer.exclude": Key(("bias", "scale")),
     "optimizer.lr_factors": Key(()),
     "optimizer.lr_fixed": Key(()),
@@ -149,20 +149,20 @@ KEYS = {
     "optimizer.clip_norm": _from_0(0.0),  # of the whole gradient, at most; 0.0: any
     "optimizer.clip_tensor": _from_0(0.0),  # of each parameter's gradient, at most; 0.0: any
     "optimizer.accumulate": _count(1),  # micro-batches per step
-    "collapse.threshold": _from_0(0.1),  # warn when features spread less than this x 1/sqrt(d)
-    "collapse.stop": Key(False),  # stop then
+    "collapse.threshold": _from_0(0.1),  # warn if the features' std is below this x 1/sqrt(d)
+    "collapse.stop": Key(False),  # stop instead of warning
     "eval.batch_size": _count(256),
     "eval.resize": _count(0, low=0),  # px of the shorter side before the crop; 0: 8/7 from 64 px on
-    "eval.train_examples": _count(0, low=0),  # for kNN and few-shot, at most; 0: all
+    "eval.train_examples": _count(0, low=0),  # at most, for kNN and few-shot; 0: all
     "eval.knn_k": _count(200),  # neighbours; at most 2% of the training images (20 of a small set)
     "eval.knn_temperature": _above_0(0.07),
     "eval.epochs": _count(80),  # linear, finetune
-    # linear: swept, at batch 1024. The papers' five, and larger ones, which cost nothing more and
-    # give small features (an untrained encoder's) their chance.
+    # linear: swept, at batch 1024. The papers' five, and larger ones, which cost nothing extra and
+    # suit small features (those of an untrained encoder).
     "eval.lrs": _above_0((100.0, 30.0, 10.0, 3.0, 1.0, 0.4, 0.3, 0.2, 0.1, 0.05)),
     "eval.finetune_lrs": _above_0((0.4, 0.1, 0.03)),  # finetune: swept, at batch 1024
     "eval.train_batch": _count(1024),  # linear, finetune
-    # Share of the training set on which the learning rate is picked.
+    # Share of the training set held out to choose the learning rate.
     "eval.validation": Key(0.1, low=0, high=1, low_open=True, high_open=True),
     "eval.label_fraction": Key(0.1, low=0, high=1, low_open=True),  # finetune: labels used
     "eval.shots": _count((1, 5, 10)),  # fewshot: labels per class
@@ -171,13 +171,13 @@ KEYS = {
 }
 
 _STATISTICS = {
-    # What batch-norm statistics are taken over: each view by itself, or all views together; and in
-    # how many groups of contiguous rows (1: the global batch, or micro-batch).
+    # What batch-norm statistics are computed over: each view separately, or all views together; and
+    # in how many groups of contiguous rows (1: the global batch, or micro-batch).
     "bn": _one_of("per_view", "joint"),
     "bn_groups": _count(1),
 }
 _NEGATIVES = {
-    "beta": _from_0(0.0),  # weight of the negatives; 0.0: regression, without any
+    "beta": _from_0(0.0),  # weight of the negatives; 0.0: plain regression
     "temperature": _above_0(0.1),  # of the negatives
 }
 _HEADS = {
@@ -185,7 +185,7 @@ _HEADS = {
     "out": _count(256),  # width of the embedding
 }
 
-# choice -> its values that have keys of their own -> those keys. All methods called resnetN share
+# choice -> its values with their own keys -> those keys. All encoders called resnetN share
 # the group "resnet".
 GROUPS: dict[str, dict[str, dict[str, Key]]] = {
     "method.name": {
@@ -200,7 +200,7 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
         "siamese": {
             **_HEADS,
             "predictor": Key(True),
-            "stop_gradient": Key(True),  # through the projections that are the targets
+            "stop_gradient": Key(True),  # on the projections used as targets
             **_NEGATIVES,
             **_STATISTICS,
         },
@@ -220,7 +220,7 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "nesterov": Key(False),
             "eta": _above_0(1e-3),
             "lr_inside": Key(False),  # lr inside the momentum buffer (SimCLR)
-            "clip": Key(False),  # cap the adapted rate at lr (solo-learn)
+            "clip": Key(False),  # limit the adapted rate to lr (solo-learn)
         },
         "sgd": {"momentum": _below_1(0.9), "nesterov": Key(False)},
         "adamw": {"b1": _below_1(0.9), "b2": _below_1(0.999), "eps": _above_0(1e-8)},
@@ -228,9 +228,9 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
     "encoder.name": {
         "resnet": {
             "stem": _one_of("imagenet", "cifar"),  # 7x7 stride 2 and pool; 3x3 stride 1
-            "zero_init_last": Key(False),  # scale of the last norm of each block starts at 0
-            "project_first": Key(False),  # R18, R34: a projection in the first stage
-            "space_to_depth": Key(False),  # imagenet stem on blocks of 2x2 px: the same results
+            "zero_init_last": Key(False),  # the last norm of each block starts with scale 0
+            "project_first": Key(False),  # R18, R34: a projection shortcut in the first stage
+            "space_to_depth": Key(False),  # imagenet stem on 2x2 px blocks: same results
         },
     },
     "views.recipe": {
@@ -241,7 +241,7 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
     },
 }
 
-# Keys that may differ when a run is resumed: they change no number that is trained.
+# Keys that may differ when a run is resumed: they do not change what is trained.
 MAY_CHANGE = (
     "log_every",
     "checkpoint_every",
@@ -263,7 +263,7 @@ _FREE = "views.overrides."
 
 
 def all_keys() -> dict[str, Key]:
-    """Every key there is, those of all groups too."""
+    """Every key, including those of all groups."""
     found = dict(KEYS)
     for groups in GROUPS.values():
         for group, keys in groups.items():
@@ -281,7 +281,7 @@ def default_config() -> ConfigDict:
 
 
 def put(config: ConfigDict, key: str, value: Any) -> None:
-    """Set a key given with its groups, which are made where they are missing."""
+    """Set a key given with its groups; missing groups are created."""
     *groups, name = key.split(".")
     for group in groups:
         if group not in config:
@@ -291,7 +291,7 @@ def put(config: ConfigDict, key: str, value: Any) -> None:
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The config as {"group.key": value}, tuples as lists, in the order of its keys."""
+    """The config as {"group.key": value}, tuples as lists, in the config's key order."""
     flat: dict[str, Any] = {}
     for key in sorted(config):
         value = config[key]
@@ -326,7 +326,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """The config with only the groups that its choices name, all its values checked.
 
     Args:
-      config: complete, or resolved before.
+      config: complete, or already resolved.
 
     Returns:
       A copy.
@@ -355,7 +355,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
                     f"{row.default!r}, or set {choice}={users[0]}."
                 )
         elif key not in flat:
-            raise ValueError(f"The config lacks the key {key}; start from default_config().")
+            raise ValueError(f"The config has no key {key}; start from default_config().")
         elif not row.allows(flat[key]):
             hint = _close(flat[key], row.choices) if row.choices else ""
             end = f"; {hint}" if hint else "."
@@ -372,7 +372,7 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _check_together(config: ConfigDict) -> None:
-    """What single keys do not tell."""
+    """Check what depends on more than one key."""
     if config.batch_size % config.optimizer.accumulate:
         raise ValueError(
             f"batch_size {config.batch_size} cannot be divided into optimizer.accumulate "
@@ -380,7 +380,7 @@ def _check_together(config: ConfigDict) -> None:
         )
     if config.data.placement == "resident" and config.views.placement != "device":
         raise ValueError(
-            "data.placement is 'resident', but views.placement is 'host'; images that lie on the "
+            "data.placement is 'resident', but views.placement is 'host'; images kept on the "
             "device are augmented there: set views.placement to device."
         )
     method = config.get(config.method.name, ConfigDict())

@@ -1,4 +1,4 @@
-"""config.json: the config of a run, as it is kept in the run folder."""
+"""config.json: the config of a run, as stored in the run folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _OVERRIDES = "views.overrides."
 
 
 def save_config(config: ConfigDict, path: Path) -> None:
-    """Write the resolved config as JSON, whole or not at all.
+    """Write the resolved config as JSON, atomically.
 
     Raises:
-      ValueError: a number is not finite: the file could not be read back.
+      ValueError: a number is not finite, so the file could not be read back.
     """
     for key, value in flatten(config).items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -34,21 +34,21 @@ def load_config(path: Path) -> ConfigDict:
     """Read a config back from JSON; keys of earlier versions are renamed.
 
     Returns:
-      All groups: those that the file lacks have their defaults.
+      The config with all groups; those missing from the file have their defaults.
 
     Raises:
-      ValueError: there is no such file, it is no JSON, its keys are not ours, or a key of an
-        earlier version has no equal now.
+      ValueError: the file does not exist or is not JSON, a key is unknown, or a key of an
+        earlier version has no equivalent now.
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected the folder of a run made by train.")
     try:
         values = read_json(path)
     except (OSError, ValueError) as e:
-        raise ValueError(f"{path} is no JSON ({e}); restore it or start a new run.") from e
+        raise ValueError(f"{path} is not JSON ({e}); restore it or start a new run.") from e
     if not isinstance(values, dict):
         raise ValueError(
-            f"{path} is no config but {type(values).__name__}; restore it or start a new run."
+            f"{path} is not a config but {type(values).__name__}; restore it or start a new run."
         )
     config = default_config()
     known = flatten(config)
@@ -71,7 +71,7 @@ def load_config(path: Path) -> ConfigDict:
     return config
 
 
-# Keys of version 0.1.0 that are now in the group of the choice that they belong to.
+# Keys of version 0.1.0 that are now in the group of the choice they belong to.
 _MOVED = {
     "method": (
         "hidden", "out", "predictor", "target", "tau", "tau_schedule", "beta", "temperature",
@@ -85,10 +85,10 @@ _LAYERS = {"v1": 2, "v2": 3}  # of what was method.head
 
 
 def _renamed(flat: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Keys of version 0.1.0 under their present names; others as they are.
+    """Rename keys of version 0.1.0 to their present names; leave others as they are.
 
     Raises:
-      ValueError: what a key asked for is another method now; names it.
+      ValueError: what a key selected is now a method of its own; names that method.
     """
     if flat.get("method.target") is False and flat.get("method.name") == "byol":
         raise ValueError(
@@ -110,10 +110,10 @@ def _renamed(flat: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _fits(default: Any, value: Any) -> bool:
-    """Whether a value from JSON is of its default's kind; None: of any that an override may be."""
+    """Whether a JSON value has its default's type; None: any type that an override may have."""
     if isinstance(value, list):
         return (default is None or isinstance(default, list)) and all(_fits(None, x) for x in value)
-    if isinstance(value, str) and len(value) > 4096:  # no path is longer; errors show values
+    if isinstance(value, str) and len(value) > 4096:  # no path is longer, and errors show values
         return False
     if default is None:
         return type(value) in (bool, int, float, str)

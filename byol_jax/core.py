@@ -17,16 +17,16 @@ Tree = Any  # a pytree of arrays
 Batch = Mapping[str, Any]
 """One training batch, a flat dict of arrays.
 
-Before the train step has made the views, one of:
+Before the train step makes the views, one of:
 image  [B, H, W, C]     uint8, whole images of one size
-views, and any further group of the recipe by its name: [B, V, S, S, C] uint8, windows that the host
-                        has cut
-row    [B] int32        where each image lies in data that are resident on the device
+views, and any further group of the recipe by its name: [B, V, S, S, C] uint8, windows cut by the
+                        host
+row    [B] int32        row of each image in the data resident on the device
 
 What a method sees:
 views  [B, V, S, S, C]  float, normalised
-(name) [B, V', s, s, C] any further group of the recipe by its name, one array of one size each
-target                  what a pretext task asks for (never under "label", which the probe reads)
+(name) [B, V', s, s, C] any further group of the recipe by its name: one array, one size
+target                  what a pretext task predicts (never under "label", which the probe reads)
 index  [B] int32        position of the example in the data set
 label  [B] int32        class, -1 where unknown
 mask   [B] float32      1, or 0 for a row that must not count (a substitute, padding)
@@ -37,9 +37,9 @@ class Features(NamedTuple):
     """What an encoder computes.
 
     pooled: [N, G, D], at least float32.
-    maps: one [N, G, H_i, W_i, C_i] per stage, fine to coarse, before pooling: what dense heads and
-      probes of single layers read. (A vision transformer's are the patch tokens of chosen blocks,
-      all on one grid.)
+    maps: one [N, G, H_i, W_i, C_i] per stage, fine to coarse, before pooling, for dense heads and
+      probes of single layers. (For a vision transformer: the patch tokens of chosen blocks, all on
+      one grid.)
     """
 
     pooled: Array
@@ -53,9 +53,9 @@ class Encoder(NamedTuple):
     apply(params, stats, images_NGHWC, train, key=None, groups=1) -> (Features, stats)
 
     Axis 1 holds the views. In training each view is normalised by its own statistics over axis 0
-    (the whole, global batch); a reshape to G = 1 takes them jointly (`models.joint`). With `groups`
-    above 1 they are taken over so many groups of contiguous rows instead (`models.grouped`). The
-    running statistics move once per view, in order.
+    (the global batch); a reshape to G = 1 computes them jointly (`models.joint`). With `groups`
+    above 1 they are computed over that many groups of contiguous rows (`models.grouped`). The
+    running statistics are updated once per view, in order.
 
     dim: features D. channels: image channels C. config: a JSON-able description from which
     `models.make_encoder` builds the same encoder again; saved with every checkpoint and export.
@@ -69,10 +69,10 @@ class Encoder(NamedTuple):
 
 
 class ViT(NamedTuple):
-    """A vision transformer: an `Encoder` like any other, and what only a transformer can do.
+    """A vision transformer: an `Encoder`, and what only a transformer can do.
 
-    tokens(params, images_NHWC, keep_NK) -> [N, K, D]: the tokens of the patches numbered in `keep`,
-      int32, all others left out before the first block; of all patches where `keep` is None.
+    tokens(params, images_NHWC, keep_NK) -> [N, K, D]: the tokens of the patches whose numbers are
+      in `keep` (int32), the others dropped before the first block; of all patches if it is None.
     patch: side of a patch, px.
     """
 
@@ -82,7 +82,7 @@ class ViT(NamedTuple):
 
 
 def starting_from(encoder: Encoder, params: Tree, stats: Tree) -> Encoder:
-    """The encoder whose `init` returns given arrays: a pre-trained one, to go on with.
+    """The encoder with an `init` that returns the given arrays, to continue from pre-trained ones.
 
     Args:
       encoder: any.
@@ -93,10 +93,10 @@ def starting_from(encoder: Encoder, params: Tree, stats: Tree) -> Encoder:
 
 
 class Aux(NamedTuple):
-    """What a loss returns beside its scalar.
+    """What a loss returns besides its scalar.
 
-    extra: the method's next `extra`. features: {"h": [B, V, D], "z": [B, V, D'], ...}, watched for
-    collapse and read by probes. metrics: flat dict of scalars.
+    extra: the method's next `extra`. features: {"h": [B, V, D], "z": [B, V, D'], ...}, monitored
+    for collapse and read by probes. metrics: flat dict of scalars.
     """
 
     extra: Tree
@@ -112,11 +112,11 @@ def _no_update(params: Tree, extra: Tree, step: Array) -> tuple[Tree, dict[str, 
 class Method(NamedTuple):
     """A self-supervised method as pure functions; see docs/architecture.md.
 
-    init(key, batch) -> (params, extra)            params: what gradients train; extra: all else
+    init(key, batch) -> (params, extra)            params: trained by gradients; extra: the rest
     loss(params, extra, batch, key, step) -> (scalar, Aux)     step: before the increment
     encoder(params, extra) -> (params, stats)      the online encoder, under any wrapper
     features(params, extra, images_NGHWC) -> {"h", "z", ...}   inference mode
-    takes: {"views": 2}                            how many views of each group `loss` reads
+    takes: {"views": 2}                            number of views of each group `loss` reads
     after_update(params, extra, step) -> (extra, metrics)      step: before the increment
     """
 
@@ -131,9 +131,9 @@ class Method(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that changes in training, arrays only.
+    """Everything that changes in training, as arrays only.
 
-    step: optimizer steps done, int32. position: examples of the global data order read so far,
+    step: optimizer steps done, int32. position: examples read so far in the global data order,
     int32 (2**31 - 1 examples at most; longer runs are refused).
     """
 

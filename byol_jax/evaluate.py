@@ -1,4 +1,4 @@
-"""Evaluate the encoder of a run beside an untrained one.
+"""Evaluate the encoder of a run, and an untrained one for comparison.
 
 python -m byol_jax.evaluate --workdir DIR --protocol knn|linear|finetune|fewshot \\
     [--config.KEY=VALUE ...]
@@ -43,10 +43,10 @@ def evaluate(workdir: Path, protocol: str, overrides: ConfigDict | None = None) 
     Args:
       workdir: folder of the run.
       protocol: knn, linear, finetune or fewshot.
-      overrides: the run's config with other `eval` or `data` values; None takes it as it is.
+      overrides: the run's config with other `eval` or `data` values; None: the run's own.
 
     Returns:
-      What was written: `top1`, `untrained_top1` in percent, and what they were measured on.
+      What was written: `top1` and `untrained_top1` in percent, and what they were measured on.
 
     Raises:
       ValueError: no such protocol or run, or data without labels.
@@ -101,8 +101,8 @@ def _workdir(argv: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    # The run's own config is the default that --config.KEY overrides; a folder that is no run is
-    # refused by main.
+    # The run's own config is the default that --config.KEY overrides; main refuses a folder that is
+    # not a run.
     path = Path(_workdir(sys.argv)) / "config.json"
     try:
         start = load_config(path)

@@ -1,8 +1,8 @@
 """What happened in a run and where its time went: events.jsonl, and the goodput read from it.
 
-One JSON object a line, appended: `time` (seconds since 1970), `event`, and what belongs to it.
-Those that matter to the goodput: `start` (with the `step` gone on from, and the time it `began`),
-`progress` (`step`, and `spent`: seconds of this start so far, by kind), `rollback` (`step` gone
+One JSON object per line, appended: `time` (seconds since 1970), `event`, and the event's fields.
+The goodput is computed from `start` (with the `step` continued from, and the time it `began`),
+`progress` (`step`, and `spent`: seconds of this start so far, by kind) and `rollback` (`step` gone
 back to). A start ends with its last event, whatever ended it.
 """
 
@@ -22,11 +22,11 @@ Event = dict[str, Any]
 
 FILE = "events.jsonl"
 KINDS = ("start", "compile", "step", "wait", "save", "evaluate")
-"""start: until the first step, and after a rollback. wait: for input. step: all the rest."""
+"""start: until the first step, and after a rollback. wait: for input. step: everything else."""
 
 
 class Clock:
-    """Seconds of this process by what it was doing; at any time it does one thing.
+    """Seconds of this process by activity; it does one thing at a time.
 
     began: seconds since 1970.
     """
@@ -37,7 +37,7 @@ class Clock:
         self._kind, self._since = "start", time.monotonic()
 
     def turn_to(self, kind: str) -> str:
-        """Do something else from now on; returns what was done before."""
+        """Switch to another activity; returns the previous one."""
         now, before = time.monotonic(), self._kind
         self._spent[before] += now - self._since
         self._kind, self._since = kind, now
@@ -45,7 +45,7 @@ class Clock:
 
     @contextlib.contextmanager
     def spend(self, kind: str) -> Iterator[None]:
-        """Do something else for a while."""
+        """Switch to another activity for the duration of the context."""
         before = self.turn_to(kind)
         try:
             yield
@@ -53,29 +53,29 @@ class Clock:
             self.turn_to(before)
 
     def read(self) -> dict[str, float]:
-        """Seconds by kind, up to now."""
+        """Seconds by kind so far."""
         self.turn_to(self._kind)
         return dict(self._spent)
 
 
 def read_events(folder: Path) -> list[Event]:
-    """The events of a run folder, in order; lines torn by a kill are passed over."""
+    """The events of a run folder, in order; lines cut short by a kill are skipped."""
     events = read_lines(folder / FILE)
     return [{"event": ""} | e for e in events if isinstance(e.get("time"), int | float)]
 
 
 class Goodput:
-    """Where the time of a run went, over all its starts: told of every event, in order."""
+    """Where the time of a run went, over all its starts; takes every event, in order."""
 
     def __init__(self) -> None:
-        self._done = dict.fromkeys((*KINDS, "lost"), 0.0)  # of the starts before
-        self._spent: dict[str, float] = {}  # of the present start
-        # (step, seconds of steps that led to it), of steps that count: base + spent["step"]
+        self._done = dict.fromkeys((*KINDS, "lost"), 0.0)  # of the previous starts
+        self._spent: dict[str, float] = {}  # of the current start
+        # (step, seconds spent on steps up to it), for steps that count: base + spent["step"]
         self._marks: list[tuple[int, float]] = []
         self._base, self._first, self._last = 0.0, 0.0, 0.0
 
     def add(self, event: Event) -> None:
-        """Take in the next event."""
+        """Add the next event."""
         kind, step = event.get("event"), int(event.get("step") or 0)
         if kind == "start":
             for name, value in self._spent.items():
@@ -96,7 +96,7 @@ class Goodput:
         self._last = event["time"]
 
     def _back_to(self, step: int) -> float:
-        """Go on from a step: the seconds spent after it are lost."""
+        """Go back to a step: the seconds spent after it are lost."""
         at = _at(self._marks, step)
         vain = self._marks[-1][1] - at
         self._done["lost"] += vain
@@ -109,8 +109,8 @@ class Goodput:
 
         Returns:
           Seconds by kind, where `step` has only the steps that count; `lost`: steps done again,
-          and the time between the starts; `total`, which also has what no event tells of; and
-          `goodput`, step / total, 0 to 1.
+          and the time between the starts; `total`, which also includes time that no event
+          accounts for; and `goodput`, step / total, 0 to 1.
         """
         seconds = {k: v + self._spent.get(k, 0.0) for k, v in self._done.items()}
         total = self._last - self._first if self._marks else 0.0
@@ -126,7 +126,7 @@ def goodput(events: Iterable[Event]) -> dict[str, float]:
 
 
 class EventLog:
-    """Appends events to a run folder; handed to the operating system when `add` returns.
+    """Appends events to a run folder; they reach the operating system before `add` returns.
 
     Args:
       folder: of the run; None writes nothing.
@@ -138,10 +138,10 @@ class EventLog:
             self.goodput.add(event)
         self._file = (folder / FILE).open("ab", buffering=0) if folder else None
         if self._file and self._file.tell() and folder and not _ends_whole(folder / FILE):
-            self._file.write(b"\n")  # a kill tore the last line
+            self._file.write(b"\n")  # a kill cut the last line short
 
     def add(self, event: str, **fields: Any) -> None:
-        """Append an event that happens now."""
+        """Append an event with the current time."""
         row = {"time": round(time.time(), 3), "event": event} | fields
         self.goodput.add(row)
         if self._file:
@@ -160,7 +160,7 @@ def _ends_whole(path: Path) -> bool:
 
 
 def _at(marks: Sequence[tuple[int, float]], step: int) -> float:
-    """Seconds of steps when `step` was done, between the marks in proportion."""
+    """Seconds spent on steps when `step` was done, interpolated linearly between the marks."""
     for (s0, t0), (s1, t1) in itertools.pairwise(marks):
         if s0 <= step < s1:
             return t0 + (t1 - t0) * (step - s0) / (s1 - s0)

@@ -1,4 +1,4 @@
-"""Write the encoder of a run for use elsewhere.
+"""Export the encoder of a run for use elsewhere.
 
 python -m byol_jax.export --workdir DIR --format timm|orbax --out DIR2
 """
@@ -27,7 +27,7 @@ def export(workdir: Path, kind: str, out: Path) -> None:
       out: a folder that does not exist yet.
 
     Raises:
-      ValueError: no such format or run, the folder exists, or the format cannot hold the encoder.
+      ValueError: no such format or run, the folder exists, or the format does not fit the encoder.
     """
     if kind not in FORMATS:
         raise ValueError(

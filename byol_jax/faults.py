@@ -1,4 +1,4 @@
-"""What ends a run early: unreadable images, a step that is not finite, a stop asked for."""
+"""What ends a run early: unreadable images, a step that is not finite, a requested stop."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from byol_jax import log
 from byol_jax.processes import main_process
 
 NAMED = 200
-"""Damaged images that are named in the log of a run."""
+"""How many damaged images are named in the log of a run."""
 
 
 class TrainingError(RuntimeError):
-    """The run cannot go on: it is not finite, collapsed, or its data are too damaged."""
+    """The run cannot continue: it is not finite, collapsed, or too much of its data is damaged."""
 
 
 class Diverged(TrainingError):
     """Loss or gradient norm is not finite, or the features collapsed, at `step`.
 
-    position: of the data order after that step.
+    position: in the data order after that step.
     """
 
     def __init__(self, message: str, step: int) -> None:
@@ -30,11 +30,11 @@ class Diverged(TrainingError):
 
 
 class Interrupted(Exception):
-    """An evaluation was left, since the run was asked to stop."""
+    """An evaluation was abandoned because the run was asked to stop."""
 
 
 class Damage:
-    """The distinct examples that could not be read, with their names in the log.
+    """Counts the distinct examples that could not be read, and names them in the log.
 
     Args:
       limit: how many may be damaged before the run stops.
@@ -46,7 +46,7 @@ class Damage:
         self.limit, self.explain, self.seen = limit, explain, set(seen)
 
     def add(self, indices: np.ndarray) -> None:
-        """Count substituted examples, those of all processes.
+        """Count the substituted examples of all processes.
 
         Raises:
           TrainingError: more are damaged than the limit.
@@ -58,7 +58,7 @@ class Damage:
             if main_process() and len(self.seen) <= NAMED:
                 log.say(f"damaged image {len(self.seen)}: {self.explain(index)} (substituted)")
             elif len(self.seen) == NAMED + 1:
-                log.say("more damaged images are counted in data/damaged, and not named")
+                log.say("more damaged images are counted in data/damaged but not named")
         if len(self.seen) > self.limit:
             raise TrainingError(
                 f"{len(self.seen)} images cannot be read, more than data.max_damaged allows "

@@ -1,19 +1,19 @@
-"""Published figures of devices: one table, for benchmarks and for preflight.
+"""Published figures of devices, in one table for benchmarks and preflight.
 
 A device is what jax calls one: half a chip (a core) on TPU v2 and v3, a chip on all others (v4 as
-"megacore", as on its virtual machines), a card of a GPU. Sources:
+"megacore", as on its virtual machines), one card of GPUs. Sources:
 
 - Arithmetic (bfloat16, dense), memory bandwidth and network of a TPU chip: its page under
-  cloud.google.com/tpu/docs (v3, v4, v5e, v5p, v6e). A link carries, one way, the page's
-  bidirectional bandwidth per chip / (2 x ports); of v4 the page has the all-reduce bandwidth of a
-  pod (1.1 PB/s / 4,096 chips / 6 ports). Links of v2 and v3, and v2's figures: Jouppi et al. 2020,
+  cloud.google.com/tpu/docs (v3, v4, v5e, v5p, v6e). A link carries in one direction the page's
+  bidirectional bandwidth per chip / (2 x ports); for v4 the page gives a pod's all-reduce bandwidth
+  (1.1 PB/s / 4,096 chips / 6 ports). Links of v2 and v3, and v2's figures: Jouppi et al. 2020,
   A Domain-Specific Supercomputer for Training Deep Neural Networks (496 and 656 Gbit/s).
-- Memory: what the TPU compiler (libtpu 0.0.52) calls available when a program does not fit: the
-  capacity less what the system keeps.
+- Memory: what the TPU compiler (libtpu 0.0.52) reports as available when a program does not fit:
+  the capacity minus what the system reserves.
 - Clock: arithmetic / (2 x 128 x 128 x matrix units); known for v2, v3 and v4 to be 0.7, 0.94, 1.05.
-  Trillium (v6e) has units of another size, so none is given.
-- GPUs: NVIDIA's data sheets, of the SXM boards where there are any; a card's usable memory is what
-  jax reports of an 80 GB card, and for the others the board's less 2 GiB.
+  Trillium (v6e) has units of another size, so no clock is given.
+- GPUs: NVIDIA's data sheets, for the SXM boards where they exist; usable memory is what jax reports
+  for an 80 GB card, and for the others the board's memory minus 2 GiB.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import NamedTuple
 
 
 class Device(NamedTuple):
-    """One device as jax sees it.
+    """One device, as jax sees it.
 
     kind: what `jax.Device.device_kind` contains. tflops: bfloat16, dense. hbm_gib: usable memory.
-    hbm_gbs: its bandwidth, GB/s. clock_ghz: 0.0 unknown. per_chip: devices that share a chip and
-    its links. link_gbs: GB/s one way over one link. wraps_at: sides of a slice that are a multiple
-    of it are rings; 4 means that all sides must be. chip_config: libtpu's name of the way cores are
-    joined.
+    hbm_gbs: its bandwidth, GB/s. clock_ghz: 0.0 if unknown. per_chip: devices that share a chip and
+    its links. link_gbs: GB/s in one direction over one link. wraps_at: sides of a slice that are a
+    multiple of it are rings; 4 means that all sides must be. chip_config: libtpu's name for how
+    cores are joined.
     """
 
     name: str
@@ -61,6 +61,6 @@ DEVICES = {
 
 
 def find_device(kind: str) -> Device | None:
-    """The row of a device that is there, by its `device_kind`; None where it is not known."""
+    """The row of a device by its `device_kind`; None if it is not in the table."""
     found = (d for d in DEVICES.values() if d.platform != "cpu" and d.kind in kind)
     return next(found, None)

@@ -1,4 +1,4 @@
-"""Metrics out: a JSON-lines file, TensorBoard, and progress that one can watch."""
+"""Output of a run: a JSON-lines file, TensorBoard, and a progress bar."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _process = 0
 
 
 def speak_as(process: int) -> None:
-    """Of several processes, 0 tells the news; the others say only what concerns them."""
+    """Set the process number: 0 prints all messages, the others only those about themselves."""
     global _process
     _process = process
 
 
 def say(text: str, *, everywhere: bool = False) -> None:
-    """Print one line of news to stderr, above a progress bar where there is one.
+    """Print one line to stderr, above the progress bar if there is one.
 
     Args:
       text: the line.
-      everywhere: also where this is not process 0, whose number stands before it.
+      everywhere: print it in every process, with the process number in front except in process 0.
     """
     if not _process or everywhere:
-        # Whoever reads may be gone (`| tee`), or a signal's handler speak into another line.
+        # The reader may be gone (`| tee`), or a signal handler may interrupt another line.
         with contextlib.suppress(OSError, RuntimeError):
             tqdm.write(f"[{_process}] {text}" if _process else text, file=sys.stderr)
             sys.stderr.flush()
@@ -42,7 +42,7 @@ def say(text: str, *, everywhere: bool = False) -> None:
 
 @contextlib.contextmanager
 def busy(what: str) -> Iterator[None]:
-    """Say that something long begins, every 20 s that it goes on, and how long it took."""
+    """Log that something slow begins, again every 20 s, and how long it took."""
     start, done = time.monotonic(), threading.Event()
 
     def tick() -> None:
@@ -64,8 +64,8 @@ class Progress:
     """A progress bar on a terminal, a plain line every ten seconds elsewhere.
 
     Args:
-      total: steps of the run. done: steps before this start. rows: images a step.
-      plain: print lines where stderr is no terminal; False keeps silent there.
+      total: steps of the run. done: steps before this start. rows: images per step.
+      plain: print lines if stderr is not a terminal; False prints nothing there.
     """
 
     def __init__(self, total: int, done: int, rows: int, plain: bool = True) -> None:
@@ -73,13 +73,13 @@ class Progress:
         self._plain, self._rows, self._total = plain, rows, total
         self._first_step, self._start = done, time.monotonic()
         self._printed = self._start
-        # Without the first step, which waits for the compiler.
+        # Excludes the first step, which waits for the compiler.
         self._bar = tqdm(
             total=total, initial=done, unit="step", disable=not self._terminal, smoothing=0.1
         )
 
     def start(self, step: int) -> None:
-        """Begin to count the time: the step is compiled."""
+        """Start the clock: the step is compiled."""
         self._first_step, self._start = step, time.monotonic()
         self._bar.start_t = self._bar.last_print_t = time.time()
 
@@ -97,7 +97,7 @@ class Progress:
             say(f"step {step}/{self._total}  loss {loss:.4f}  {rate}  {left} left")
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Close the bar and leave it on screen."""
         self._bar.close()
 
 
@@ -108,14 +108,14 @@ def _duration(seconds: float) -> str:
 
 
 class MetricsWriter:
-    """Writes metrics.jsonl, and TensorBoard events where TensorFlow is installed.
+    """Writes metrics.jsonl, and TensorBoard events if TensorFlow is installed.
 
     Args:
       folder: of the run; None writes nothing (processes other than 0).
-      step: the step the run goes on from; later rows of metrics.jsonl, written before the run was
-        stopped, are cut off, and so is a torn last line.
+      step: the step the run continues from; later rows of metrics.jsonl, written before the run was
+        stopped, are removed, and so is an incomplete last line.
 
-    last: the step of the last row there is, 0 for none.
+    last: the step of the last row, 0 if there is none.
     """
 
     def __init__(self, folder: Path | None, step: int = 0) -> None:
@@ -126,7 +126,7 @@ class MetricsWriter:
         self._path = folder / "metrics.jsonl"
         cut = self._cut_back(step)
         if cut:
-            say(f"metrics.jsonl: cut back to step {step}, {cut} later lines will be made again")
+            say(f"metrics.jsonl: cut back to step {step}; {cut} later lines will be written again")
         self._file = self._path.open("a")
         self._board = _tensorboard(folder)
 
@@ -170,10 +170,10 @@ class MetricsWriter:
 
 
 def _tensorboard(folder: Path) -> Any:
-    """Clu's asynchronous TensorBoard writer, or None (said once) where TensorFlow is missing."""
+    """Clu's asynchronous TensorBoard writer, or None (logged once) if TensorFlow is missing."""
     try:
         from clu import metric_writers
     except ImportError:
-        say("TensorFlow is not installed: metrics go to metrics.jsonl alone")
+        say("TensorFlow is not installed: metrics go to metrics.jsonl only")
         return None
     return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))

@@ -1,4 +1,4 @@
-"""The loop around the train step. Evaluation, saving and writing are handed in as callables."""
+"""The loop around the train step. Evaluation, saving and writing are passed in as callables."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Metrics = dict[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """When the loop does what. Steps count from 1; 0 is never.
+    """When the loop does what. Steps count from 1; 0 means never.
 
-    collapse_threshold: warn when features spread less than this share of 1/sqrt(d).
-    steps_per_dispatch: at most, of a step made by `jit_steps`; 0: one made by `jit_step`.
-    what: the step, for messages. quiet: no progress lines.
+    collapse_threshold: warn if the features' std is below this share of 1/sqrt(d).
+    steps_per_dispatch: at most, for a step made by `jit_steps`; 0: a step made by `jit_step`.
+    what: name of the step in messages. quiet: no progress lines.
     """
 
     total_steps: int
@@ -47,13 +47,12 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Hooks:
-    """What the loop calls. Each may be left out.
+    """What the loop calls; each is optional.
 
-    evaluate: (state, poll) -> metrics, at `evaluate_every`; it calls `poll` often, which ends it by
-    an exception where the run must stop. save: (step, state, row): the row belongs to the
-    checkpoint, for a run that is killed before it has written it. write: (step, row).
-    last_saved: the newest step on disk, for messages. damage: takes the indices of substituted
-    examples.
+    evaluate: (state, poll) -> metrics, at `evaluate_every`; it calls `poll` often, which raises an
+    exception if the run must stop. save: (step, state, row); the row is stored with the checkpoint,
+    in case the run is killed before it is written. write: (step, row). last_saved: the newest step
+    on disk, for messages. damage: takes the indices of substituted examples.
     """
 
     evaluate: Callable[[TrainState, Callable[[], None]], Metrics] | None = None
@@ -68,8 +67,8 @@ class Program(NamedTuple):
 
     step: compiled by `jit_step`, or by `jit_steps` (see `Options.steps_per_dispatch`).
     batches: this process's rows of the global batches, from `state.position` on.
-    root_key: of the run; the step folds its number in.
-    mesh: where batches go.
+    root_key: of the run; each step folds in its number.
+    mesh: where batches are placed.
     """
 
     step: Step
@@ -79,17 +78,17 @@ class Program(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """A dispatch whose results have not been fetched: its `steps` steps end with `step`."""
+    """A dispatch of `steps` steps, the last of them `step`, whose results were not yet fetched."""
 
     step: int
     steps: int
     metrics: dict[str, Array]
     damaged: np.ndarray  # indices of this process's substituted examples
-    of_all: Any  # (signal, number of damaged), the largest of any process
+    of_all: Any  # (signal, number of damaged examples), the largest of any process
 
 
-# The protocol. A dispatch takes one step, or several, and never goes past a boundary: a step that
-# is saved or evaluated.
+# The protocol. A dispatch takes one or several steps, and never crosses a boundary: a step that is
+# saved or evaluated.
 #
 #     dispatch 1 | dispatch 2, check 1 | dispatch 3, check 2 | ... | dispatch n, check n-1 |
 #         at a boundary:  check n, save n, evaluate n, write row n  |  dispatch n+1 | ...
@@ -97,7 +96,8 @@ class _Pending(NamedTuple):
 # "Check" fetches the metrics of a dispatch while the devices are busy with the next one: they never
 # wait for the host, except at a boundary, since only a step known to be finite is saved. With each
 # dispatch the processes exchange, on the devices, what only one of them may know: a signal to stop,
-# a damaged image. It is read with the metrics, one dispatch late, so that all act alike.
+# a damaged image. It is read with the metrics, one dispatch late, so that all processes act on it
+# at the same step.
 def fit(
     state: TrainState,
     program: Program,
@@ -110,17 +110,17 @@ def fit(
 
     Args:
       state: where to start; donated.
-      program, options, hooks: what runs, when to do what, and what is called.
-      monitor: when its `stop` is set, in any process, the loop saves and returns after that
-        dispatch or, with several processes, the next; it is told what the loop is doing.
-      owed: the row of `state.step`, where it was saved but not written; it is written first.
+      program, options, hooks: what runs, when, and what is called.
+      monitor: when its `stop` is set in any process, the loop saves and returns after that
+        dispatch or, with several processes, the next one; the loop reports its activity to it.
+      owed: the row of `state.step`, if it was saved but not written; it is written first.
 
     Returns:
       The last state.
 
     Raises:
       TrainingError: too many damaged images.
-      Diverged: loss or gradient norm is not finite; collapse, where that shall stop the run.
+      Diverged: loss or gradient norm is not finite, or collapse is set to stop the run.
         Nothing is saved of that step; the error has the position in the data after it.
     """
     hooks, monitor = hooks or Hooks(), monitor or RunMonitor()
@@ -162,9 +162,9 @@ def fit(
 
 
 class _Book:
-    """Keeps the books of a run: checks what each dispatch gave, saves, evaluates, writes rows.
+    """The bookkeeping of a run: checks the result of each dispatch, saves, evaluates, writes rows.
 
-    stopping: whether a process was asked to stop, as far as all of them know.
+    stopping: whether a process was asked to stop, and all of them know.
     """
 
     def __init__(
@@ -185,20 +185,20 @@ class _Book:
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
-        """The first dispatch: what it takes is counted as compiling."""
+        """The first dispatch: its time is counted as compiling."""
         what = f"compiling {self.options.what}"
         with log.busy(what), self.monitor.doing("compile", what):
             yield
         self.monitor.clock.turn_to("step")
 
     def begin(self, step: int) -> None:
-        """The first dispatch is done: from here on there is something to lose."""
+        """The first dispatch is done: from here on a signal must save before the run ends."""
         self.spent, self.since_step = self.monitor.clock.read(), step
         self.progress.start(step)
         self.monitor.stop.nothing_to_lose = False
 
     def at_boundary(self, step: int) -> bool:
-        """Whether the loop must know that this step is good before it goes on."""
+        """Whether the loop must check this step before it continues."""
         return self._saving(step) or self._evaluating(step)
 
     def _saving(self, step: int) -> bool:
@@ -211,10 +211,10 @@ class _Book:
         return self.hooks.evaluate is not None and due
 
     def finish(self, pending: _Pending, state: TrainState) -> bool:
-        """Check a step, save it, evaluate it and write its row; False where the run must stop."""
+        """Check a step, save it, evaluate it and write its row; False if the run must stop."""
         step, saving = pending.step, self._saving(pending.step)
         values = self.check(pending)
-        stopping = self.stopping  # once: a signal may come at any moment
+        stopping = self.stopping  # read once: a signal may come at any moment
         if saving or stopping:
             self._save(step, state, values)
         if stopping:
@@ -229,8 +229,8 @@ class _Book:
         return True
 
     def write_owed(self, step: int, state: TrainState, row: Metrics) -> bool:
-        """Evaluate and write the row of a step that an earlier start saved; False: stop."""
-        # The evaluation takes time that may be lost; every process heeds `_asked` alike.
+        """Evaluate and write the row of a step saved by an earlier start; False: stop."""
+        # The evaluation takes time that may be lost; `_asked` ends it in all processes at once.
         self.monitor.stop.nothing_to_lose = False
         try:
             found = self._evaluate(step, state)
@@ -240,7 +240,7 @@ class _Book:
         return True
 
     def _asked(self) -> None:
-        """Called often by an evaluation: leaves it where a process was asked to stop."""
+        """Called often by an evaluation; ends it if any process was asked to stop."""
         stop = self.monitor.stop
         self.monitor.alive("evaluating")
         if number := int(np.asarray(self.all_max([stop.signal, 0]))[0]):
@@ -248,7 +248,7 @@ class _Book:
             raise Interrupted
 
     def _evaluate(self, step: int, state: TrainState) -> Metrics:
-        """The metrics of the evaluation that is due at a step; {} where none is."""
+        """The metrics of the evaluation due at a step; {} if none is due."""
         if self.hooks.evaluate is None or not self._evaluating(step):
             return {}
         with self.monitor.doing("evaluate", "evaluating"):
@@ -264,7 +264,7 @@ class _Book:
         self.write(pending.step, self.check(pending))
 
     def check(self, pending: _Pending) -> Metrics:
-        """Fetch the metrics of the steps of a dispatch and check them; gives the last step's."""
+        """Fetch and check the metrics of the steps of a dispatch; returns the last step's."""
         found, (signal, damaged) = jax.device_get((pending.metrics, pending.of_all))
         found = {k: np.atleast_1d(v)[: pending.steps] for k, v in found.items()}
         if signal:
@@ -293,7 +293,7 @@ class _Book:
 
     def _timing(self, step: int) -> Metrics:
         steps, most = step - self.since_step, max(self.options.steps_per_dispatch, 1)
-        if steps <= 0 or not self.since_step:  # the first step of this start was the compiler's
+        if steps <= 0 or not self.since_step:  # the first step of this start was spent compiling
             return {"time/steps_per_dispatch": most}
         now = self.monitor.clock.read()
         spent = {k: now[k] - self.spent[k] for k in ("step", "wait", "save")}
@@ -317,8 +317,8 @@ class _Book:
             )
 
     def _check_collapse(self, step: int, values: Metrics) -> None:
-        # The projections where there are any: features of a network that has just begun are all
-        # positive and lie close together without being collapsed.
+        # The projections if there are any: the features of an untrained network are all positive
+        # and close together without being collapsed.
         std = values.get("features/z_std", values.get("features/h_std", 1.0))
         if std >= self.options.collapse_threshold:
             self.warned = False
@@ -340,7 +340,7 @@ def _due(step: int, every: int) -> bool:
 
 
 def _dispatches(first: int, options: Options, hooks: Hooks) -> Iterator[int]:
-    """How many steps each dispatch takes, so that none goes on past a row, a save or an end."""
+    """How many steps each dispatch takes, so that none goes past a row, a save or the end."""
     every = [options.log_every, options.checkpoint_every]
     if hooks.evaluate is not None:
         every.append(options.evaluate_every)

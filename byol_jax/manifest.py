@@ -1,4 +1,4 @@
-"""The SHA-256 of every file of a folder, kept in the folder: what storage damages is noticed."""
+"""The SHA-256 of every file of a folder, stored in it, so that damage by storage is noticed."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def file_sha256(path: Path) -> str:
 
 
 def write_manifest(folder: Path, leave_out: Collection[str] = ()) -> None:
-    """Write the manifest of all files that lie in a folder; call it last.
+    """Write the manifest of all files in a folder; call it last.
 
     Args:
-      folder: complete but for the manifest.
-      leave_out: names of files directly in it that are still to change.
+      folder: complete except for the manifest.
+      leave_out: names of files directly in it that will still change.
     """
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST_FILE)
     sums = {p.relative_to(folder).as_posix(): file_sha256(p) for p in files}
     sums = {name: value for name, value in sums.items() if name not in leave_out}
-    # No line end: a file cut by a single byte is no JSON any more.
+    # No newline at the end, so that a file cut by a single byte is not valid JSON.
     (folder / MANIFEST_FILE).write_text(json.dumps(sums, indent=2))
 
 
@@ -36,8 +36,8 @@ def what_is_wrong(folder: Path) -> str:
     """Compare every file with the manifest.
 
     Returns:
-      A phrase that names the first file that is missing, differs or lies elsewhere; "" where all is
-      well.
+      A phrase that names the first file that is missing, differs or is outside the folder; "" if
+      all is well.
     """
     try:
         sums = read_json(folder / MANIFEST_FILE)
@@ -46,7 +46,7 @@ def what_is_wrong(folder: Path) -> str:
     except (OSError, ValueError) as e:  # unreadable, not UTF-8, or not the JSON we write
         return f"{MANIFEST_FILE} is damaged ({e})"
     if not isinstance(sums, dict) or not sums:
-        return f"{MANIFEST_FILE} is damaged: expected the sums of some files"
+        return f"{MANIFEST_FILE} is damaged: expected the checksums of some files"
     link = link_out(folder)
     if link:
         return f"{link} is a link that leads out of the folder"

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 SHARD_FROM = 1024
-"""Numbers that each device must hold for an array to be sharded: a tile of a TPU, 8 x 128."""
+"""Elements that each device must hold for an array to be sharded: a TPU tile, 8 x 128."""
 
 Module = TypeVar("Module", bound=Any)  # a NamedTuple with `apply`: an encoder or a head
 
@@ -23,32 +23,32 @@ def make_mesh(devices: Sequence[Any] | None = None, fsdp: int = 1) -> Mesh:
     """A mesh over all devices with the axes `data` and `fsdp`.
 
     Args:
-      devices: the devices; all of the process group's by default.
+      devices: the devices; by default, all devices of the process group.
       fsdp: devices that share one copy of the state, see `state_sharding`.
 
     Raises:
-      ValueError: the devices cannot be divided by `fsdp`.
+      ValueError: the number of devices is not a multiple of `fsdp`.
     """
     devices = jax.devices() if devices is None else devices
     if fsdp < 1 or len(devices) % fsdp:
         raise ValueError(
-            f"mesh.fsdp is {fsdp}, by which {len(devices)} devices cannot be divided; expected a "
+            f"mesh.fsdp is {fsdp}, but {len(devices)} devices cannot be divided by it; expected a "
             "divisor of their number."
         )
     return Mesh(np.asarray(devices).reshape(-1, fsdp), ("data", "fsdp"))
 
 
 def platform(mesh: Mesh) -> str:
-    """The platform of the mesh's devices, which need not be this host's: "cpu", "gpu", "tpu"."""
+    """The platform of the mesh's devices, not necessarily this host's: "cpu", "gpu", "tpu"."""
     return mesh.devices.flat[0].platform
 
 
 @functools.cache
 def compiler_options(platform: str) -> dict[str, str | bool] | None:
-    """XLA options that make training faster on a platform; None where there are none.
+    """XLA options that make training faster on a platform; None if there are none.
 
-    On a CPU: convolutions and matmuls by Eigen. YNNPACK's, XLA's choice since jax 0.10, are slower,
-    the gradients' above all, and use one core where they have 64 channels.
+    On a CPU: convolutions and matmuls by Eigen. Those of YNNPACK, XLA's choice since jax 0.10, are
+    slower, above all for gradients, and use a single core if they have 64 channels.
     """
     if platform != "cpu":
         return None
@@ -57,7 +57,7 @@ def compiler_options(platform: str) -> dict[str, str | bool] | None:
     }
     try:
         jax.jit(lambda: 0).lower().compile(compiler_options=options)
-    except jax.errors.JaxRuntimeError:  # an experimental option: other versions of jax lack it
+    except jax.errors.JaxRuntimeError:  # an experimental option, missing in other versions of jax
         return None
     return options
 
@@ -68,11 +68,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def state_sharding(tree: Any, mesh: Mesh) -> Any:
-    """Shardings of a train state: large arrays are divided over `fsdp`, all others replicated.
+    """Shardings of a train state: large arrays are sharded over `fsdp`, all others replicated.
 
     Args:
       tree: arrays or their shapes.
-      mesh: of `make_mesh`; with an `fsdp` of 1 all are replicated.
+      mesh: made by `make_mesh`; if its `fsdp` is 1, all arrays are replicated.
 
     Returns:
       A tree of shardings.
@@ -91,10 +91,10 @@ def state_sharding(tree: Any, mesh: Mesh) -> Any:
 
 
 def gathered(module: Module, mesh: Mesh) -> Module:
-    """An encoder or a head that finds its arrays whole, of a state that is divided over the mesh.
+    """An encoder or a head that gathers its arrays from a state sharded over the mesh.
 
-    Every device gathers the parameters before its forward pass, and needs its share of their
-    gradients only; optimizer and moving average see the shares. The numbers are the same.
+    Every device gathers the parameters before its forward pass, and needs only its shard of their
+    gradients; optimizer and moving average work on the shards. The results are the same.
 
     Args:
       module: with apply(params, stats, ...).
@@ -108,7 +108,7 @@ def gathered(module: Module, mesh: Mesh) -> Module:
     def whole(tree: Any) -> Any:
         return put(tree, replicated(mesh))
 
-    # The transpose of the constraint would have whole gradients on every device.
+    # The transpose of the constraint would put whole gradients on every device.
     def share(_: None, grads: Any) -> tuple[Any]:
         return (put(grads, state_sharding(grads, mesh)),)
 
@@ -121,7 +121,7 @@ def gathered(module: Module, mesh: Mesh) -> Module:
 
 
 def _padded(shape: tuple[int, ...], axis: int, shares: int) -> int:
-    """Numbers that a share of an array takes on a TPU, in whole tiles of 8 x 128."""
+    """Elements that a shard of an array takes on a TPU, in whole tiles of 8 x 128."""
     share = [1, *shape]
     share[axis + 1] //= shares
     *outer, rows, columns = share
@@ -129,20 +129,20 @@ def _padded(shape: tuple[int, ...], axis: int, shares: int) -> int:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Axis 0 divided over all devices."""
+    """Axis 0 sharded over all devices."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def steps_sharding(mesh: Mesh) -> NamedSharding:
-    """Axis 0 is steps, axis 1 divided over all devices."""
+    """Axis 0 is steps; axis 1 is sharded over all devices."""
     return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Refuse a global batch that the devices cannot share evenly.
+    """Refuse a global batch that cannot be sharded evenly over the devices.
 
     Raises:
-      ValueError: with the nearest batch sizes that would do.
+      ValueError: gives the nearest batch sizes that work.
     """
     n = mesh.devices.size
     if batch_size < n or batch_size % n:
@@ -188,22 +188,22 @@ def put_whole(array: np.ndarray, mesh: Mesh) -> jax.Array:
 
 
 def place(x: Any, sharding: Any) -> Any:
-    """A value that all processes have alike, placed on the devices of all.
+    """Place a value, the same in all processes, on the devices of all of them.
 
     Args:
       x: arrays (typed keys too).
-      sharding: one, or a tree as of `state_sharding`.
+      sharding: one, or a tree as `state_sharding` returns.
     """
     return jax.jit(lambda x: x, out_shardings=sharding)(x)
 
 
 def all_max(mesh: Mesh) -> Callable[[Sequence[int]], Any]:
-    """The largest numbers of any process, without waiting for one another.
+    """The maximum over all processes, without waiting for each other.
 
     Returns:
-      values -> an array of the largest that any process gave, int32 [len(values)]. Every process
-      must call it equally often. It is computed on the devices: fetch it when the step that was
-      dispatched before it is fetched. A process that is alone gets its own values.
+      values -> the elementwise maximum over all processes, int32 [len(values)]. Every process must
+      call it equally often. It is computed on the devices: fetch it together with the step that was
+      dispatched before it. A single process gets its own values back.
     """
     if jax.process_count() == 1:
         return lambda values: np.asarray(values, np.int32)
@@ -218,20 +218,20 @@ def all_max(mesh: Mesh) -> Callable[[Sequence[int]], Any]:
 
 
 def fetched(arrays: Mapping[str, jax.Array], mesh: Mesh) -> dict[str, np.ndarray]:
-    """Arrays divided over all devices, whole, on the host of every process."""
+    """Arrays sharded over all devices, gathered on the host of every process."""
     if jax.process_count() > 1:
         arrays = jax.jit(dict, out_shardings=replicated(mesh))(arrays)
     return {name: np.asarray(x) for name, x in arrays.items()}
 
 
 def check_fits(size: int, what: str, mesh: Mesh) -> None:
-    """Refuse what would take more than half of the memory that each device has free.
+    """Refuse data that would take more than half of each device's free memory.
 
     Args:
       size: bytes. what: for the message. mesh: the devices, each of which holds a copy.
 
     Raises:
-      ValueError: with both sizes.
+      ValueError: gives both sizes.
     """
     free, where = free_memory(mesh)
     if size > free / 2:
@@ -242,7 +242,7 @@ def check_fits(size: int, what: str, mesh: Mesh) -> None:
 
 
 def free_memory(mesh: Mesh) -> tuple[int, str]:
-    """Bytes free on one of this process's devices, and what to call it.
+    """Bytes free on one of this process's devices, and the device's name.
 
     The devices of a CPU share the machine's memory.
     """
@@ -254,7 +254,7 @@ def free_memory(mesh: Mesh) -> tuple[int, str]:
 
 
 def _free_of_machine() -> int:
-    """Bytes that the machine can give; where it does not say (macOS), half of what it has."""
+    """Bytes available on the machine; where it does not report them (macOS), half of its memory."""
     info = Path("/proc/meminfo")
     for line in info.read_text().splitlines() if info.exists() else ():
         if line.startswith("MemAvailable:"):

@@ -1,10 +1,10 @@
-"""Optimizers composed from optax parts, schedules `step -> value`, parameters chosen by name.
+"""Optimizers composed of optax parts, schedules `step -> value`, parameters chosen by name.
 
 Schedules are functions of `TrainState.step`; optax's own counters are not used for them, so that a
 restored or rolled-back step always gives the same learning rate.
 
 A pattern chooses parameters by their path, such as "encoder/layer1_0/bn1/scale": it is one
-component of the path ("predictor", "bias") or several in a row ("bn1/scale").
+component of the path ("predictor", "bias") or several consecutive ones ("bn1/scale").
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-Tree = Any
+from byol_jax.core import Tree
+
 Schedule = Callable[[Array], Array]
 
-# By default these are neither decayed nor adapted: biases, and scales of norms.
+# By default biases and the scales of norms are neither decayed nor adapted.
 EXCLUDED = ("bias", "scale")
 
 
@@ -40,10 +41,10 @@ class Optimizer(NamedTuple):
 
 
 class Group(NamedTuple):
-    """How fast some parameters learn: at factor * lr(step).
+    """How fast a group of parameters learns: at factor * lr(step).
 
     factor: 0 freezes them.
-    lr: in place of the optimizer's schedule; `constant(0.1)` never decays.
+    lr: replaces the optimizer's schedule; `constant(0.1)` never decays.
     """
 
     factor: float = 1.0
@@ -51,11 +52,11 @@ class Group(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Learning rates that differ between parameters, in place of an optimizer's one schedule.
+    """Learning rates that differ between parameters, instead of one schedule for all.
 
-    base: of the parameters in no group; the metrics show it.
+    base: for parameters in no group; this is the one shown in the metrics.
     groups: pattern -> group; the first pattern that matches a parameter wins.
-    layer_factor: path -> a further factor, such as `layer_decay` gives.
+    layer_factor: path -> a further factor, as from `layer_decay`.
     """
 
     base: Schedule
@@ -72,14 +73,14 @@ def _first_match(patterns: Iterable[str], path: str) -> str | None:
 
 
 def weights_mask(params: Tree, exclude: Sequence[str] = EXCLUDED) -> Tree:
-    """True for every leaf that is decayed and adapted, False where a pattern excludes it."""
+    """True for every leaf that is decayed and adapted, False if a pattern excludes it."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: _first_match(exclude, _name(path)) is None, params
     )
 
 
 def learning_rates(rates: Rates, params: Tree, step: Array) -> Tree:
-    """The learning rate of every parameter at a step: scalars in a tree like `params`."""
+    """The learning rate of every parameter at a step, as scalars in a tree like `params`."""
     base, groups, layer_factor = rates
     lrs: dict[str | None, Array] = {None: base(step)}  # None: no pattern matches
     lrs |= {p: lrs[None] if g.lr is None else g.lr(step) for p, g in groups.items()}
@@ -94,17 +95,17 @@ def learning_rates(rates: Rates, params: Tree, step: Array) -> Tree:
 
 
 def _check_patterns(params: Tree, groups: Iterable[str], exclude: Sequence[str]) -> None:
-    """Refuse patterns without effect: most likely they are misspelt."""
+    """Refuse patterns without effect, which are most likely misspelt."""
     paths = [_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
     used = {_first_match(groups, path) for path in paths}
     used |= {p for p in exclude for path in paths if _first_match([p], path)}
-    used |= set(EXCLUDED) & set(exclude)  # a network without biases or norms is no mistake
+    used |= set(EXCLUDED) & set(exclude)  # a network without biases or norms is not a mistake
     for pattern in (*groups, *exclude):
         if pattern not in used:
             there = sorted({part for path in paths for part in path.split("/")})
             raise ValueError(
-                f"The pattern {pattern!r} of groups or exclude matches no parameter that an "
-                "earlier pattern leaves; expected a component of a path, or several joined by "
+                f"The pattern {pattern!r} of groups or exclude matches no parameter left by the "
+                "patterns before it; expected a component of a path, or several joined by "
                 f"'/'. Correct or remove it; the components are: {', '.join(there)}."
             )
 
@@ -120,7 +121,7 @@ def layer_decay(
       num_layers: the layer that learns at the full rate.
 
     Raises:
-      ValueError: once the parameters are known, if a layer is out of range.
+      ValueError: when the parameters are known, if a layer is out of range.
 
     Reference: Bao et al. 2022 (BEiT); facebookresearch/mae:util/lr_decay.py.
     """
@@ -138,10 +139,10 @@ def resnet_layers(blocks: Sequence[int]) -> tuple[Callable[[str], int], int]:
     """(layer_of, num_layers) of a ResNet for `layer_decay`: stem 0, then the blocks, then the rest.
 
     Args:
-      blocks: number per stage, (3, 4, 6, 3) for ResNet-50. The network lies under "encoder".
+      blocks: number per stage, (3, 4, 6, 3) for ResNet-50. The network is under "encoder".
 
     Raises:
-      ValueError: once the parameters are known, if they are not those of such a network.
+      ValueError: when the parameters are known, if they are not those of such a network.
     """
     names = [f"layer{stage}_{i}" for stage, n in enumerate(blocks, 1) for i in range(n)]
     layers = {"conv1": 0, "bn1": 0} | {name: i for i, name in enumerate(names, 1)}
@@ -183,7 +184,7 @@ def warmup_cosine(
 
 
 def cosine(start: float, end: float, total_steps: int) -> Schedule:
-    """Half a cosine from `start` to `end` at total_steps, up or down, as DINO's weight decay.
+    """Half a cosine from `start` to `end` at total_steps, up or down, as for DINO's weight decay.
 
     Reference: facebookresearch/dino:utils.py (cosine_scheduler).
     """
@@ -235,7 +236,7 @@ def scale_learning_rate(base: float, batch_size: int, rule: str) -> float:
 
 
 def _leafwise(rule: Callable[..., Array]) -> optax.GradientTransformationExtraArgs:
-    """rule(update, param, lr, decay) of every leaf; lr (a tree) and decay come with the update."""
+    """rule(update, param, lr, decay) on every leaf; lr (a tree) and decay are passed to update."""
 
     def update(updates: Tree, state: Tree, params: Tree, *, lr: Tree, decay: Any) -> Any:
         return jax.tree.map(lambda *leaves: rule(*leaves, decay), updates, params, lr), state
@@ -254,10 +255,10 @@ def _decayed(update: Array, param: Array, lr: Array, decay: Any) -> Array:
 
 
 def _adapted(update: Array, param: Array, lr: Array, decay: Any, *, eta: float) -> Array:
-    """LARS: the update times eta |p| / |g|, by 1 where either norm is 0.
+    """LARS: the update times eta |p| / |g|, or times 1 if either norm is 0.
 
-    `optax.scale_by_trust_ratio` reads every parameter and gradient twice: the second time to put
-    ones in the place of a leaf whose norm is below a bound.
+    `optax.scale_by_trust_ratio` reads every parameter and gradient twice: the second time to
+    replace a leaf whose norm is below a bound by ones.
     """
     norms = jnp.sqrt(jnp.square(param).sum()), jnp.sqrt(jnp.square(update).sum())
     nonzero = (norms[0] > 0) & (norms[1] > 0)
@@ -269,9 +270,9 @@ def _clipped(update: Array, param: Array, lr: Array, decay: Any, *, eta: float) 
     """solo-learn's LARS: decayed, then times min(eta |p| / (|g| + wd |p| + 1e-8) / lr, 1)."""
     norms = jnp.sqrt(jnp.square(param).sum()), jnp.sqrt(jnp.square(update).sum())
     ratio = eta * norms[0] / (norms[1] + decay * norms[0] + 1e-8)
-    # Compared before the division: lr is 0 at the start of a warm-up.
+    # Compared before dividing, since lr is 0 at the start of a warm-up.
     ratio = jnp.where(ratio < lr, ratio / jnp.where(lr > 0, lr, 1), 1)
-    # Where either norm is 0 the gradient stays as it is: not even decay is added.
+    # If either norm is 0 the gradient is left unchanged: not even decay is added.
     nonzero = (norms[0] > 0) & (norms[1] > 0)
     update_and_decay = update + jnp.where(nonzero, decay, 0) * param
     return (update_and_decay * jnp.where(nonzero, ratio, 1)).astype(update.dtype)
@@ -302,12 +303,12 @@ def _optimizer(
 
 
 def clip_gradients(optimizer: Optimizer, max_norm: float, *, per_tensor: bool = False) -> Optimizer:
-    """An optimizer that sees gradients scaled down to an l2 norm of at most `max_norm`.
+    """An optimizer applied to gradients scaled down to an l2 norm of at most `max_norm`.
 
     Args:
-      optimizer: any; the state stays the same.
-      max_norm: of all gradients together, those of an online probe included.
-      per_tensor: of each tensor instead.
+      optimizer: any; its state is unchanged.
+      max_norm: of all gradients together, including those of an online probe.
+      per_tensor: clip each tensor separately instead.
 
     Raises:
       ValueError: max_norm is not above 0.
@@ -315,7 +316,7 @@ def clip_gradients(optimizer: Optimizer, max_norm: float, *, per_tensor: bool = 
     Reference: Pascanu et al. 2013; facebookresearch/dino:utils.py (clip_gradients) for per_tensor.
     """
     if not max_norm > 0:
-        raise ValueError(f"max_norm is {max_norm}; expected above 0. Do not wrap to clip nothing.")
+        raise ValueError(f"max_norm is {max_norm}; expected above 0. To clip nothing, do not wrap.")
 
     def clip(grad: Array) -> Array:
         return grad * jnp.minimum(max_norm / (jnp.sqrt(jnp.square(grad).sum()) + 1e-6), 1)
@@ -349,12 +350,12 @@ def lars(
     Args:
       lr: schedule, or `Rates`.
       weight_decay, momentum, eta: as above; the decay is a number or a schedule.
-      nesterov: look ahead in the momentum.
-      lr_inside: multiply by lr before the momentum buffer (SimCLR's order; also `optax.lars`'s)
-        instead of after it (BYOL's). They agree only at constant lr.
-      clip: adapt as solo-learn does, which never raises a rate; in place of the first line,
+      nesterov: use Nesterov momentum.
+      lr_inside: multiply by lr before the momentum buffer (as SimCLR and `optax.lars` do)
+        instead of after it (as BYOL does). The two agree only at a constant lr.
+      clip: adapt as solo-learn does, which never raises a rate; the first line becomes
         g <- (g + wd p) min(eta |p| / (|g| + wd |p| + 1e-8) / lr, 1), or g if either norm is 0.
-      exclude: patterns of what is neither decayed nor adapted; () for nothing.
+      exclude: patterns of parameters that are neither decayed nor adapted; () for none.
 
     Returns:
       The optimizer; its init raises ValueError for a pattern that matches no parameter.
@@ -377,7 +378,7 @@ def sgd(
     nesterov: bool = False,
     exclude: Sequence[str] = EXCLUDED,
 ) -> Optimizer:
-    """SGD with momentum; the decay joins the gradient. The arguments are those of `lars`."""
+    """SGD with momentum; the decay is added to the gradient. Arguments as for `lars`."""
     parts = [_masked(_decayed, exclude), optax.trace(momentum, nesterov), _leafwise(_times_lr)]
     return _optimizer(parts, lr, weight_decay, exclude)
 
@@ -391,7 +392,7 @@ def adamw(
     eps: float = 1e-8,
     exclude: Sequence[str] = EXCLUDED,
 ) -> Optimizer:
-    """Adam with decoupled decay. The arguments are those of `lars`, and Adam's b1, b2 and eps."""
+    """Adam with decoupled decay. Arguments as for `lars`, plus Adam's b1, b2 and eps."""
     adam = optax.scale_by_adam(b1, b2, eps)
     parts = [adam, _masked(_decayed, exclude), _leafwise(_times_lr)]
     return _optimizer(parts, lr, weight_decay, exclude)

@@ -1,7 +1,7 @@
-"""The processes of a run: how they find each other, and how they leave.
+"""The processes of a run: how they find each other, and how they exit.
 
-One process a host on TPUs, one or more elsewhere. Every process runs the same command; only
-process 0 writes (checkpoints excepted, of which each writes its share).
+One process per host on TPUs, one or more elsewhere. Every process runs the same command; only
+process 0 writes (except for checkpoints, of which each process writes its part).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 RESTART = 75
-"""Exit code, EX_TEMPFAIL of sysexits.h: nothing is wrong with the command, start all again."""
+"""Exit code, EX_TEMPFAIL of sysexits.h: the command is fine; restart all processes."""
 
 SHUTDOWN_SECONDS = 60
 NEWS_SECONDS = 5.0
@@ -35,26 +35,26 @@ def join(
     wait_seconds: float = 60.0,
     heartbeat_seconds: int = 30,
 ) -> str:
-    """Join the process group that the arguments, or else the environment, tell of.
+    """Join the process group given by the arguments or, failing that, by the environment.
 
-    A process that is alone (no cluster is seen) joins nothing. Where the others do not come within
-    `wait_seconds`, it says so and ends the program with `RESTART`: the usual reason is a command
-    that was started on one host of several, and jax itself would wait for minutes and abort.
+    A single process (no cluster is detected) joins nothing. If the others do not connect within
+    `wait_seconds`, it prints so and exits with `RESTART`: the usual reason is a command that was
+    started on only one of several hosts, for which jax itself would wait for minutes and abort.
 
     Args:
       coordinator: HOST:PORT of process 0; "": by detection (TPU VM, GKE, SLURM, OpenMPI).
       num_processes: 0: by detection.
       process_id: 0 to num_processes - 1; -1: by detection.
-      port: of the coordinator, where its host is detected; 0: the cluster's usual one.
-      wait_seconds: that the processes may start apart.
-      heartbeat_seconds: after which a silent process counts as lost, and all others end.
+      port: of the coordinator, if its host is detected; 0: the cluster's usual one.
+      wait_seconds: how far apart the processes may start.
+      heartbeat_seconds: after which a silent process counts as lost, and all others exit.
 
     Returns:
-      A sentence about the group; "" for a process that is alone.
+      A description of the group; "" for a single process.
 
     Raises:
       ValueError: the arguments do not fit together, or the environment is that of a job of many
-        processes, of which this one was started alone.
+        processes, of which only this one was started.
     """
     given = {
         "--coordinator": bool(coordinator),
@@ -75,7 +75,7 @@ def join(
     elif not detected and not all(given.values()):
         missing = [name for name, there in given.items() if not there]
         raise ValueError(
-            f"{', '.join(missing)} is missing, and no cluster is detected that would tell; give "
+            f"{', '.join(missing)} is missing, and no cluster was detected; give "
             "--coordinator=HOST:PORT --num_processes=N --process_id=I to every process."
         )
     _check(coordinator, num_processes, process_id)
@@ -91,7 +91,7 @@ def join(
             coordinator_address=coordinator or None,
             num_processes=num_processes or None,
             process_id=process_id if process_id >= 0 else None,
-            # jax's own limit aborts without a word of what to do: ours shall come first.
+            # jax's own limit aborts without saying what to do, so ours comes first.
             initialization_timeout=round(wait_seconds) + SHUTDOWN_SECONDS,
             heartbeat_timeout_seconds=heartbeat_seconds,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
@@ -114,16 +114,16 @@ def _check(coordinator: str, num_processes: int, process_id: int) -> None:
 
 
 def detect(env: Mapping[str, str]) -> str:
-    """The cluster of several processes that an environment shows: a name, or "" for none.
+    """The name of the cluster of several processes that the environment shows; "" for none.
 
     Raises:
-      ValueError: the environment is that of a job of many nodes, but of no step of it.
+      ValueError: the environment is that of a job of many nodes, but not of a job step.
     """
     if "SLURM_JOB_ID" in env:
         tasks = int(env.get("SLURM_NTASKS", env.get("SLURM_NNODES", "1")))
         if tasks > 1 and "SLURM_STEP_NODELIST" not in env:
             raise ValueError(
-                f"This is one process inside a SLURM job of {tasks} tasks; start it by srun, as "
+                f"This is one process inside a SLURM job of {tasks} tasks; start it with srun, as "
                 "launch/slurm.sbatch does: srun python -m byol_jax.train ..."
             )
         return "SLURM" if tasks > 1 and "SLURM_STEP_NODELIST" in env else ""
@@ -131,7 +131,7 @@ def detect(env: Mapping[str, str]) -> str:
         return "OpenMPI"
     if env.get("JAX_PLATFORMS", "tpu") not in ("", "tpu") or not importlib.util.find_spec("libtpu"):
         return ""
-    # By the chips, not by the variables: libtpu fills those in where there is no TPU at all.
+    # By the chips, not by the variables: libtpu sets those even if there is no TPU.
     if not glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*"):
         return ""
     if "TPU_WORKER_HOSTNAMES" in env or "TPU_PROCESS_ADDRESSES" in env:
@@ -140,7 +140,7 @@ def detect(env: Mapping[str, str]) -> str:
 
 
 def _complain(here: threading.Event, limit: float) -> None:
-    """Say that others are awaited; at the limit, say what to do, and end the program."""
+    """Report that others are awaited; at the limit, report what to do, and exit."""
     start = time.monotonic()
     while not here.wait(min(NEWS_SECONDS, max(limit - (time.monotonic() - start), 0.01))):
         seconds = time.monotonic() - start
@@ -151,9 +151,9 @@ def _complain(here: threading.Event, limit: float) -> None:
             )
             continue
         _print(
-            f"error: the other processes of the run did not come within {limit:.0f} s. Start the "
-            "same command on every host (for a TPU pod: gcloud compute tpus tpu-vm ssh NAME "
-            "--worker=all), see that they reach the coordinator's port (--coordinator_port), or "
+            f"error: the other processes of the run did not connect within {limit:.0f} s. Start "
+            "the same command on every host (on a TPU pod: gcloud compute tpus tpu-vm ssh NAME "
+            "--worker=all), check that they reach the coordinator's port (--coordinator_port), or "
             "wait longer with --wait_for_processes."
         )
         os._exit(RESTART)
@@ -164,12 +164,12 @@ def _print(text: str) -> None:
 
 
 def main_process() -> bool:
-    """Whether this process speaks and writes for all."""
+    """Whether this process logs and writes for all."""
     return jax.process_index() == 0
 
 
 def gather(values: np.ndarray, longest: int) -> np.ndarray:
-    """The values of all processes; waits for them.
+    """The values of all processes; waits for all of them.
 
     Args:
       values: int [n] of this process, none of them negative.
@@ -184,17 +184,17 @@ def gather(values: np.ndarray, longest: int) -> np.ndarray:
 
 
 def from_main(value: int) -> int:
-    """The value that process 0 gives; waits for all."""
+    """The value that process 0 passes; waits for all."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.asarray(value, np.int32)))
 
 
 def leave(code: int) -> NoReturn:
-    """End the program with an exit code.
+    """Exit the program with an exit code.
 
-    A process of several that failed must not wait for the others, as Python's normal end would:
-    they wait for it.
+    A process that failed must not wait for the others, as Python's normal exit would, because they
+    wait for it.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -36,9 +36,9 @@ def encoder_location(method: Method, params: Tree, extra: Tree) -> dict[str, str
 
 
 def keep_compiled(workdir: Path) -> None:
-    """Keep what XLA compiles beside the run folder, so that a second start need not compile.
+    """Cache what XLA compiles next to the run folder, so that a second start need not compile.
 
-    JAX's own settings win: JAX_COMPILATION_CACHE_DIR names another place, and
+    JAX's own settings take precedence: JAX_COMPILATION_CACHE_DIR names another folder, and
     JAX_ENABLE_COMPILATION_CACHE=false turns it off.
     """
     if not jax.config.values["jax_compilation_cache_dir"]:
@@ -48,7 +48,7 @@ def keep_compiled(workdir: Path) -> None:
 
 
 class RunEncoder(NamedTuple):
-    """The online encoder of a run's newest checkpoint, with what it needs."""
+    """The online encoder of a run's newest checkpoint, with all it needs."""
 
     config: ConfigDict
     encoder: Encoder
@@ -58,10 +58,10 @@ class RunEncoder(NamedTuple):
 
 
 def read_run(workdir: Path) -> RunEncoder:
-    """Read the encoder of a run folder: from its checkpoint alone, whatever trained it.
+    """Read the encoder of a run folder from its checkpoint alone, whatever trained it.
 
     Raises:
-      ValueError: the folder is no run, or has no checkpoint yet.
+      ValueError: the folder is not a run, or has no checkpoint yet.
     """
     config = load_config(workdir / "config.json")
     if not (workdir / "checkpoints").is_dir():
@@ -74,7 +74,7 @@ def read_run(workdir: Path) -> RunEncoder:
     if step is None:
         raise ValueError(f"{workdir} has no checkpoints yet; train it first.")
     for problem in wrong:
-        log.say(f"WARNING: {problem}; an older one is taken")
+        log.say(f"WARNING: {problem}; using an older one")
     where = f"Checkpoint {step} in {workdir}"
     unreadable = f"{where} cannot be read ({{}}); restore its files, or remove it."
     with one_error(unreadable):

@@ -46,10 +46,10 @@ from byol_jax.watch import Profile, RunMonitor, Stop, Watchdog
 
 
 def check_resume(config: ConfigDict, workdir: Path) -> None:
-    """Refuse to go on with a run under another config.
+    """Refuse to continue a run with another config.
 
     Raises:
-      ValueError: names the keys that differ, the run's value and the one asked for.
+      ValueError: names the keys that differ, with the run's value and the requested one.
     """
     path = workdir / "config.json"
     if not path.exists():
@@ -59,13 +59,13 @@ def check_resume(config: ConfigDict, workdir: Path) -> None:
     if lines:
         changed = "; ".join(line.strip() for line in lines)
         raise ValueError(
-            f"{workdir} was started with another config ({changed}). Take the old values to "
+            f"{workdir} was started with another config ({changed}). Use the old values to "
             "resume it, or another --workdir for a new run."
         )
 
 
 def describe(e: Experiment, state: TrainState, workdir: Path | None) -> None:
-    """Say what will be trained, and write the overview of its parameters into a folder."""
+    """Log what will be trained, and write an overview of its parameters into a folder."""
     from clu import parameter_overview
 
     count = sum(x.size for x in jax.tree.leaves(state.params))
@@ -89,7 +89,7 @@ def describe(e: Experiment, state: TrainState, workdir: Path | None) -> None:
 
 
 def check_same(what: str, value: Any) -> None:
-    """Refuse to go on where this process has another value than process 0.
+    """Refuse to continue if this process has another value than process 0.
 
     Raises:
       ValueError: on the processes that differ.
@@ -103,11 +103,11 @@ def check_same(what: str, value: Any) -> None:
 
 
 class Run:
-    """One start of a run: what is in its folder, and all that was built for it.
+    """One start of a run: what is in its folder, and everything built for it.
 
     Args:
       config: resolved.
-      workdir: folder of the run, seen by all processes.
+      workdir: folder of the run, visible to all processes.
       monitor: of this process.
     """
 
@@ -132,10 +132,10 @@ class Run:
         self.complete, self.rollbacks = False, 0
 
     def go_on(self, skip_to: int = 0) -> None:
-        """Train from the newest good checkpoint, or from the beginning, to the end or a stop.
+        """Train from the newest good checkpoint, or from scratch, to the end or a stop.
 
         Args:
-          skip_to: position in the data order to go on from, after a rollback; 0: that of the
+          skip_to: position in the data order to continue from after a rollback; 0: that of the
             checkpoint.
 
         Raises:
@@ -198,7 +198,7 @@ class Run:
         return last
 
     def _moved(self, state: TrainState, position: int) -> TrainState:
-        """The state that reads on from another place of the data order."""
+        """The state moved to another position in the data order."""
         left = (self.e.facts.steps - int(state.step)) * self.e.config.batch_size
         if position + left >= 2**31:
             raise TrainingError("So much data was skipped that the run would pass 2**31 examples.")
@@ -221,7 +221,7 @@ class Run:
         )
 
     def mark(self, step: int) -> None:
-        """Note where the time went up to a step."""
+        """Record where the time went up to a step."""
         self.events.add("progress", step=step, spent=self.monitor.clock.read())
 
     def _hooks(self, state: TrainState, writer: log.MetricsWriter, damage: Damage) -> Hooks:
@@ -244,7 +244,7 @@ class Run:
         return Hooks(self.evaluate, save, write, self.saved.latest, damage)
 
     def close(self) -> None:
-        """Wait for what is being saved."""
+        """Wait for pending saves."""
         try:
             self.saved.close()
         finally:
@@ -252,14 +252,14 @@ class Run:
 
 
 def train(config: ConfigDict, workdir: Path, profile: str = "") -> int:
-    """Train a config in a run folder, or go on with it; returns the exit code.
+    """Train a config in a run folder, or resume it; returns the exit code.
 
-    0: the run is complete. 128 + the signal's number: stopped by SIGTERM or Ctrl-C, saved, and to
-    be resumed by the same command. `processes.RESTART`: another process was lost.
+    0: the run is complete. 128 + the signal's number: stopped by SIGTERM or Ctrl-C and saved; the
+    same command resumes it. `processes.RESTART`: another process was lost.
 
     Args:
       config: complete.
-      workdir: folder of the run; with several processes, one that all of them see.
+      workdir: folder of the run; with several processes, visible to all of them.
       profile: "FIRST:LAST" steps to trace.
 
     Raises:
@@ -279,7 +279,7 @@ def train(config: ConfigDict, workdir: Path, profile: str = "") -> int:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             with contextlib.suppress(OSError):  # the disk may be full
                 run.events.add("error", what=reason)
-            # A TrainingError is seen alike by all processes; else they may be waited for in vain.
+            # All processes raise a TrainingError together; with any other error, do not wait.
             if jax.process_count() == 1 or isinstance(error, TrainingError):
                 run.close()
             raise
@@ -290,7 +290,7 @@ def train(config: ConfigDict, workdir: Path, profile: str = "") -> int:
 
 
 def _train(run: Run) -> None:
-    """Go on with a run; where it diverges, go back and on without the data that did it."""
+    """Continue a run; if it diverges, roll back and skip the data that caused it."""
     skip_to, most = 0, run.e.config.rollbacks
     while True:
         try:
@@ -309,14 +309,14 @@ def _train(run: Run) -> None:
             log.say(f"WARNING: {error}")
             log.say(
                 f"rolling back ({run.rollbacks} of at most {most}): the data up to step "
-                f"{error.step} are skipped"
+                f"{error.step} is skipped"
             )
 
 
 def _farewell(run: Run, stop: Stop) -> int:
     step = run.saved.latest()
     if not run.complete:
-        log.say(f"stopped; saved step {step} of {run.e.facts.steps}: the same command resumes")
+        log.say(f"stopped; saved step {step} of {run.e.facts.steps}: the same command resumes it")
         return 128 + (stop.signal or signal.SIGTERM)
     log.say(f"trained {step} steps; the run is in {run.workdir}")
     return 0
@@ -348,14 +348,14 @@ def main() -> int:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "config file[:argument]")
-    flags.DEFINE_string("workdir", "", "folder of the run; on storage that all processes see")
-    flags.DEFINE_string("status", "", "folder of a run: tell from its files how it is, and leave")
+    flags.DEFINE_string("workdir", "", "folder of the run, on storage shared by all processes")
+    flags.DEFINE_string("status", "", "folder of a run: print its status from its files, and exit")
     flags.DEFINE_string("profile", "", "FIRST:LAST steps to trace; later: touch WORKDIR/PROFILE")
-    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no cluster tells it")
-    flags.DEFINE_integer("num_processes", 0, "processes of the run, where no cluster tells it")
-    flags.DEFINE_integer("process_id", -1, "number of this process, where no cluster tells it")
-    flags.DEFINE_integer("coordinator_port", 0, "port of process 0, where its host is detected")
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, if no cluster is detected")
+    flags.DEFINE_integer("num_processes", 0, "number of processes, if no cluster is detected")
+    flags.DEFINE_integer("process_id", -1, "number of this process, if no cluster is detected")
+    flags.DEFINE_integer("coordinator_port", 0, "port of process 0, if its host is detected")
     flags.DEFINE_float("wait_for_processes", 60.0, "seconds to wait for the others at the start")
-    flags.DEFINE_integer("heartbeat_seconds", 30, "of silence, until a process counts as lost")
+    flags.DEFINE_integer("heartbeat_seconds", 30, "of silence before a process counts as lost")
     flags.DEFINE_bool("debug", False, "show tracebacks and the libraries' logs")
     cli.run(main)

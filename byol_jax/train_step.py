@@ -1,6 +1,6 @@
 """The train step and its state, as pure functions.
 
-One root key per run: the step's key is `fold_in(root, step)`, so that no key is ever saved.
+One root key per run: the step's key is `fold_in(root, step)`, so that no key need be saved.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Views = Callable[[Batch, Array], Batch]
 
 
 def step_keys(root_key: Array, step: Array | int) -> tuple[Array, Array]:
-    """The keys of one step of a run: that of its views, and that of its loss."""
+    """The keys of one step of a run: for its views, and for its loss."""
     views_key, loss_key = jax.random.split(jax.random.fold_in(root_key, step))
     return views_key, loss_key
 
@@ -35,16 +35,16 @@ def step_keys(root_key: Array, step: Array | int) -> tuple[Array, Array]:
 def init_state(
     method: Method, optimizer: Optimizer, key: Array, batch: Batch, mesh: Mesh
 ) -> TrainState:
-    """The state before step 0, made on the devices (init under jit, so that nothing is aliased).
+    """The state before step 0, made on the devices (init under jit, so that no array is aliased).
 
     Args:
       method, optimizer: what will be trained.
       key: of the run.
-      batch: arrays or ShapeDtypeStructs of a batch as the method sees it.
-      mesh: where the state will be, as `mesh.state_sharding` says.
+      batch: arrays or ShapeDtypeStructs of a batch, as the method sees it.
+      mesh: where the state is placed, with `mesh.state_sharding`.
     """
-    # What `init` holds of its own (a pre-trained encoder) goes in as an argument: as constants of
-    # the program it would be copied into the text that XLA compiles.
+    # Arrays that `init` closes over (a pre-trained encoder) are passed as arguments: as constants
+    # they would be copied into the program that XLA compiles.
     init = _init_function(method, optimizer, batch)
     traced, like = jax.make_jaxpr(init, return_shape=True)(key)
     structure = jax.tree.structure(like)
@@ -61,7 +61,7 @@ def init_state(
 def state_shapes(
     method: Method, optimizer: Optimizer, key: Array, batch: Batch, mesh: Mesh
 ) -> TrainState:
-    """What `init_state` would make, as shapes with their shardings; see there."""
+    """What `init_state` would return, as shapes with their shardings; see there."""
     like = jax.eval_shape(_init_function(method, optimizer, batch), key)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -89,7 +89,7 @@ def _init_function(
 def _gradients(
     method: Method, params: Tree, extra: Tree, batch: Batch, key: Array, step: Array
 ) -> tuple[Tree, Tree, dict[str, Array]]:
-    """Gradients, the next extra, and metrics with the signs of collapse."""
+    """Gradients, the next extra, and metrics, including those that show collapse."""
     grad = jax.value_and_grad(method.loss, has_aux=True)
     (loss, aux), grads = grad(params, extra, batch, key, step)
     metrics = {"train/loss": loss, **aux.metrics}
@@ -110,13 +110,13 @@ def make_train_step(
     Args:
       method: what is trained.
       optimizer: how.
-      views: makes the views on the device, (batch, key) -> batch; None where the host made them.
+      views: makes the views on the device, (batch, key) -> batch; None if the host made them.
       accumulate: micro-batches per step, as a scan. Schedules, moving averages and the step count
-        go by optimizer steps; batch-norm statistics and negatives are per micro-batch.
+        use optimizer steps; batch-norm statistics and negatives are per micro-batch.
 
     Returns:
       step(state, batch, root_key) -> (state, metrics), metrics a flat dict of scalars:
-      train/loss, train/grad_norm, train/lr, features/{h,z}_std (1 = spread evenly over the sphere,
+      train/loss, train/grad_norm, train/lr, features/{h,z}_std (1 = uniform on the sphere,
       0 = collapsed), features/z_rank (participation ratio), and the method's own.
     """
     gradients = functools.partial(_gradients, method)
@@ -124,7 +124,7 @@ def make_train_step(
     def accumulated(
         params: Tree, extra: Tree, batch: Batch, key: Array, step: Array
     ) -> tuple[Tree, Tree, dict[str, Array]]:
-        # Rows a, a + A, a + 2A ... make micro-batch a: each device keeps its own rows.
+        # Rows a, a + A, a + 2A ... form micro-batch a, so that each device keeps its own rows.
         def split(x: Array) -> Array:
             return x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1)
 
@@ -162,9 +162,9 @@ def make_train_step(
 
 
 def jit_step(step: Step, mesh: Mesh) -> Step:
-    """The step compiled over a mesh: batch rows over the devices, the state donated.
+    """The step compiled for a mesh: batch rows sharded over the devices, the state donated.
 
-    The state is placed, before and after, as `mesh.state_sharding` says.
+    Before and after, the state is placed with `mesh.state_sharding`.
     """
     step, sharding = _with_state_sharding(step, mesh)
     others = (meshes.batch_sharding(mesh), meshes.replicated(mesh))
@@ -176,7 +176,7 @@ def _compiled(function: Callable[..., Any], mesh: Mesh, state: Any, others: Any)
 
     Args:
       function: pure.
-      mesh: names the devices.
+      mesh: the devices.
       state: sharding of the state, before and after.
       others: shardings of the other arguments.
     """
@@ -197,10 +197,10 @@ def _compiled(function: Callable[..., Any], mesh: Mesh, state: Any, others: Any)
 
 
 def _with_state_sharding(step: Step, mesh: Mesh) -> tuple[Step, Sharding | None]:
-    """The step that leaves its state as `mesh.state_sharding` says, and its sharding for jit.
+    """The step that returns its state with `mesh.state_sharding`, and the sharding for jit.
 
-    The sharding of each array goes by its shape, which is not known before the call: None is jit's
-    word for "as it comes", and the step itself says how it goes.
+    The sharding of each array depends on its shape, which is not known before the call. None makes
+    jit keep the argument's own sharding, and the step itself constrains that of its result.
     """
     if mesh.shape["fsdp"] == 1:
         return step, meshes.replicated(mesh)
@@ -213,18 +213,18 @@ def _with_state_sharding(step: Step, mesh: Mesh) -> tuple[Step, Sharding | None]
 
 
 def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
-    """Several steps in one dispatch, compiled over a mesh.
+    """Several steps in one dispatch, compiled for a mesh.
 
     Args:
-      step: as `make_train_step` gives it.
+      step: as `make_train_step` returns it.
       mesh: as for `jit_step`.
-      most: K steps at most. The number of a call is an argument: the same program runs any number,
-        so that the results do not depend on how the steps are cut into dispatches.
-      constants: arrays on the devices that join every batch (a data set).
+      most: K, the largest number of steps. The number in each call is an argument: the same program
+        runs any number, so that results do not depend on how steps are grouped into dispatches.
+      constants: arrays on the devices that are added to every batch (a data set).
 
     Returns:
       steps(state, {key: [K, B, ...], "count": []}, root_key) -> (state, metrics [K]); metrics from
-      `count` on are zeros. With K = 1 there is no loop around the step.
+      `count` on are zero. With K = 1 there is no loop around the step.
     """
     whole, rows = meshes.replicated(mesh), meshes.steps_sharding(mesh)
     step, sharding = _with_state_sharding(step, mesh)
@@ -255,6 +255,6 @@ def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
     def call(state: TrainState, batches: Batch, root_key: Array) -> tuple[TrainState, dict]:
         return compiled(*arguments(state, batches, root_key))
 
-    # As of what jit gives: traced without a call, here and there of shapes alone.
+    # Like jit's own methods: trace or lower without a call, also from shapes alone.
     vars(call)["lower"] = lambda *args: compiled.lower(*arguments(*args))
     return call

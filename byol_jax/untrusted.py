@@ -1,4 +1,4 @@
-"""Files that somebody else may have written: only plain files, of bounded size, and strict JSON."""
+"""Files that others may have written: only plain files, of bounded size, and strict JSON."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ MAX_JSON = 2**24
 """Bytes of a JSON file: a manifest of a hundred thousand files is smaller."""
 
 MAX_DEPTH = 16
-"""Objects and lists inside each other in a JSON file; ours need five."""
+"""Nesting depth of objects and lists in a JSON file; ours need five."""
 
 
 def size_of(path: str | Path) -> int:
     """Bytes of a plain file, links followed.
 
     Raises:
-      OSError: it cannot be looked at, or is a folder, pipe or device, of which reading may not end.
+      OSError: it cannot be inspected, or is a folder, pipe or device, where reading may never end.
     """
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(0, "it is no plain file", str(path))
+        raise OSError(0, "it is not a plain file", str(path))
     return found.st_size
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The whole of a plain file.
+    """The contents of a plain file.
 
     Raises:
       ValueError: it is larger than `most` bytes.
@@ -45,20 +45,20 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds: UTF-8, finite numbers of 64 bits, each key once, not nested deeply.
+    """The contents of a JSON file: UTF-8, finite 64-bit numbers, each key once, not nested deeply.
 
     Raises:
-      ValueError: it is anything else; the message is a phrase for the caller's own.
+      ValueError: it is anything else; the message is a phrase to use in the caller's own.
       OSError: it cannot be read.
     """
     return _strict(read_bytes(path, MAX_JSON).decode("utf-8"))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; torn lines, and those of another form, are passed over.
+    """The objects of a JSON-lines file; incomplete lines, and those of another form, are skipped.
 
     Args:
-      path: of the file; none is there: no lines.
+      path: of the file; if it does not exist, there are no lines.
     """
     found = []
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
@@ -89,7 +89,7 @@ def _strict(text: str) -> Any:
 
 @contextlib.contextmanager
 def one_error(message: str) -> Iterator[None]:
-    """Turn whatever a library raises on a damaged file into one ValueError of one line.
+    """Turn whatever a library raises on a damaged file into a ValueError of one line.
 
     Args:
       message: with {} for the reason, which is shortened.
@@ -99,7 +99,7 @@ def one_error(message: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as e:  # of many kinds: zlib, NumPy, Orbax and others each have their own
+    except Exception as e:  # zlib, NumPy, Orbax and others each raise their own kinds
         lines = str(e).strip().splitlines() or [""]
         name = "" if isinstance(e, ValueError | OSError) and lines[0] else f"{type(e).__name__} "
         raise ValueError(message.replace("{}", f"{name}{lines[0][:300]}".strip())) from e
@@ -110,12 +110,12 @@ def is_inside(folder: Path, name: str) -> bool:
     try:
         path = (folder / name).resolve()
         return path.is_relative_to(folder.resolve()) and path.is_file()
-    except (OSError, ValueError, RuntimeError):  # too long; a zero byte; links in a circle
+    except (OSError, ValueError, RuntimeError):  # too long; a zero byte; circular links
         return False
 
 
 def link_out(folder: Path) -> str:
-    """The first link in a folder that leads out of it or nowhere, from there; "" without."""
+    """The first link in a folder that leads out of it or nowhere, relative to it; "" if none."""
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             name = path.relative_to(folder).as_posix()
@@ -133,7 +133,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:80]!r} is there twice")
+        raise ValueError(f"the key {twice[:80]!r} occurs twice")
     return values
 
 

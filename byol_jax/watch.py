@@ -1,4 +1,4 @@
-"""What watches over a run from outside of its loop: signals, a limit to silence, and a profiler."""
+"""What monitors a run from outside its loop: signals, a watchdog and a profiler."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ STDERR = 2  # the file descriptor: faulthandler writes without Python
 
 
 class Stop:
-    """Remembers SIGTERM and Ctrl-C, so that the loop can save and leave at the next step.
+    """Remembers SIGTERM and Ctrl-C, so that the loop can save and stop after the next step.
 
-    While there is nothing to lose (data are opened, a checkpoint is read, the step is compiled: in
-    one call that no Python can interrupt), a signal ends the process at once.
+    While there is nothing to lose (data are being opened, a checkpoint is being read, the step is
+    being compiled, in one call that Python cannot interrupt), a signal ends the process at once.
 
-    nothing_to_lose: whether that is so; the loop ends it with the first step.
+    nothing_to_lose: whether that is so; the loop clears it after the first step.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Stop:
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[Stop]:
-        """Take over both signals; a second Ctrl-C interrupts at once."""
+        """Handle both signals; a second Ctrl-C interrupts at once."""
         self.nothing_to_lose = True
 
         def handle(number: int, _: Any) -> None:
@@ -51,7 +51,7 @@ class Stop:
         before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        # Written by the C part of the handler: Python's own must wait for the main thread.
+        # Written by the C part of the handler: the Python part must wait for the main thread.
         wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         threading.Thread(target=self._heed, args=(reader,), daemon=True).start()
         try:
@@ -85,12 +85,12 @@ class Watchdog:
         self._last, self._what = time.monotonic(), "starting"
 
     def alive(self, what: str) -> None:
-        """Give a sign of life: `what` begins now."""
+        """Report a sign of life: `what` begins now."""
         self._last, self._what = time.monotonic(), what
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Look after this process for a while."""
+        """Watch this process for the duration of the context."""
         if not self.limit:
             yield
             return
@@ -108,8 +108,8 @@ class Watchdog:
     def _look(self, done: threading.Event) -> None:
         every = min(self.limit / 4, 10.0)
         while not done.wait(every):
-            # Where a library holds the interpreter's lock, this thread is stuck too: then the
-            # timer of faulthandler, which needs no lock, ends the process with code 1.
+            # If a library holds the interpreter lock, this thread is stuck too; then faulthandler's
+            # timer, which needs no lock, ends the process with code 1.
             late = self.limit + 2 * every
             faulthandler.dump_traceback_later(late, exit=True, file=STDERR)
             silent = time.monotonic() - self._last
@@ -130,15 +130,15 @@ class Watchdog:
 class Profile:
     """Traces a window of steps for TensorBoard or Perfetto, in `profile/` of the run folder.
 
-    The window is asked for by "FIRST:LAST", or at any time by a file PROFILE in the run folder,
-    which may hold a number of steps (10 without).
+    The window is given as "FIRST:LAST", or at any time by a file PROFILE in the run folder,
+    which may contain a number of steps (10 if it is empty).
 
     Args:
       folder: of the run; None traces nothing.
       window: "FIRST:LAST" steps, both included, counted from 1; "": none.
 
     Raises:
-      ValueError: the window is no such pair.
+      ValueError: the window is not such a pair.
     """
 
     def __init__(self, folder: Path | None, window: str = "", look_every: float = 2.0) -> None:
@@ -147,12 +147,12 @@ class Profile:
         self._running_until, self._looked = 0, -look_every
 
     def before(self, step: int, count: int, last: Any) -> None:
-        """To be called before a dispatch.
+        """Call this before a dispatch.
 
         Args:
-          step: its first, counted from 1.
-          count: its steps.
-          last: an array of the step before, for which a trace that ends waits.
+          step: its first step, counted from 1.
+          count: its number of steps.
+          last: an array of the previous step, awaited before a trace ends.
         """
         if self._folder is None:
             return
@@ -170,7 +170,7 @@ class Profile:
             self._running_until = last_step
 
     def stop(self, last: Any = None) -> None:
-        """End a trace that runs, when `last` has been computed."""
+        """End a running trace once `last` has been computed."""
         if self._running_until:
             jax.block_until_ready(last)
             jax.profiler.stop_trace()
@@ -178,7 +178,7 @@ class Profile:
             self._running_until, self._first, self._last = 0, 0, -1
 
     def _asked(self) -> int:
-        """Steps that somebody asked for by the file, which is taken away; 0: none."""
+        """Steps requested by the file, which is then removed; 0: none."""
         assert self._folder is not None
         if time.monotonic() - self._looked < self._every:
             return 0
@@ -202,10 +202,10 @@ def _window(text: str) -> tuple[int, int]:
 
 
 class RunMonitor:
-    """Signals, clock, watchdog and profiler of a run, handed to the loop as one.
+    """Signals, clock, watchdog and profiler of a run, passed to the loop as one object.
 
     Args:
-      stop: whether a signal came; clock: where time goes; watchdog, profile: as above; None: none.
+      stop: whether a signal came; clock: where time goes; watchdog, profile: see above, or None.
     """
 
     def __init__(
@@ -220,13 +220,13 @@ class RunMonitor:
         self._watchdog = watchdog
 
     def alive(self, what: str) -> None:
-        """A sign of life for the watchdog."""
+        """Report a sign of life to the watchdog."""
         if self._watchdog:
             self._watchdog.alive(what)
 
     @contextlib.contextmanager
     def doing(self, kind: str, what: str = "") -> Iterator[None]:
-        """Spend time on something else, one of `events.KINDS`, and be alive."""
+        """Spend time on another activity, one of `events.KINDS`, and report a sign of life."""
         self.alive(what or kind)
         with self.clock.spend(kind):
             yield

@@ -6,7 +6,8 @@
 Reference: vturrisi/solo-learn:scripts/pretrain/cifar/byol.yaml and augmentations/asymmetric.yaml,
 which publishes 92.58 online linear top-1 after 1000 epochs. Its LARS caps each layer's rate at the
 learning rate (`lars.clip`). What differs: its stem pads by 2 px, ours by 1; its warm-up ends a step
-earlier.
+earlier; its jitter (torchvision's) changes contrast about the mean grey and saturation by blending
+with grey, ours about the mean of each channel and in HSV.
 Hardware, hours and accuracy of this code: not yet run here.
 """
 
@@ -19,10 +20,10 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     """The config for a number of epochs; the published one is 1000.
 
     Raises:
-      ValueError: the number is none.
+      ValueError: it is not a number.
     """
     if not epochs.isdigit() or int(epochs) < 1:
-        raise ValueError(f"{epochs!r} is no number of epochs; give e.g. :200.")
+        raise ValueError(f"{epochs!r} is not a number of epochs; give e.g. :200.")
     c = default_config()
     c.batch_size = 256
     c.epochs = int(epochs)
@@ -34,13 +35,18 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     c.data.placement = "resident"  # 154 MB
     c.views.placement = "device"
     c.views.recipe = "cifar"
+    c.views.overrides.brightness_scales = True  # as torchvision's jitter
 
     c.encoder.name = "resnet18"
     c.encoder.width = 1.0
+    c.encoder.padding = "torch"
     c.encoder.dtype = "bfloat16"
     c.resnet.stem = "cifar"
+    c.resnet.zero_init_last = False
+    c.resnet.project_first = False
 
     c.method.name = "byol"
+    c.method.probe = True
     c.byol.hidden = 4096
     c.byol.out = 256
     c.byol.predictor = True
@@ -60,6 +66,7 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     c.optimizer.final = 0.0
     c.optimizer.weight_decay = 1e-5
     c.optimizer.exclude = ("bias", "scale")
+    c.optimizer.accumulate = 1
     c.lars.momentum = 0.9
     c.lars.nesterov = False
     c.lars.eta = 0.02

@@ -39,10 +39,13 @@ def get_config(epochs: str = "300") -> ConfigDict:
 
     c.encoder.name = "resnet50"
     c.encoder.width = 1.0
+    c.encoder.padding = "torch"  # DeepMind's is "same", which timm and torchvision do not know
     c.encoder.dtype = "bfloat16"
     c.resnet.stem = "imagenet"
+    c.resnet.zero_init_last = False
 
     c.method.name = "byol"
+    c.method.probe = True
     c.byol.hidden = 4096
     c.byol.out = 256
     c.byol.predictor = True
@@ -56,10 +59,12 @@ def get_config(epochs: str = "300") -> ConfigDict:
     c.optimizer.lr = lr
     c.optimizer.lr_scaling = "linear"
     c.optimizer.warmup_epochs = 10.0
+    c.optimizer.warmup_start = 0.0
     c.optimizer.schedule = "cosine"
     c.optimizer.final = 0.0
     c.optimizer.weight_decay = weight_decay
     c.optimizer.exclude = ("bias", "scale")
+    c.optimizer.accumulate = 1
     c.lars.momentum = 0.9
     c.lars.nesterov = False
     c.lars.eta = 1e-3

@@ -4,7 +4,7 @@
         [--config.data.dir=/path/to/tensorflow_datasets]
 
 Reference: google-deepmind/deepmind-research:byol/README.md (Imagenette), byol/configs/byol.py.
-It publishes about 92.3 top-1 of the online classifier after 1000 epochs, in about 4 h on a V100.
+It reports about 92.3 top-1 for the online classifier after 1000 epochs, in about 4 h on a V100.
 Padding and shortcuts are DeepMind's (`same`, `project_first`): such an encoder has no exact form in
 timm or torchvision.
 Hardware, hours and accuracy of this code: not yet run here.
@@ -19,10 +19,10 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     """The config for a number of epochs; the published one is 1000.
 
     Raises:
-      ValueError: the number is none.
+      ValueError: it is not a number.
     """
     if not epochs.isdigit() or int(epochs) < 1:
-        raise ValueError(f"{epochs!r} is no number of epochs; give e.g. :100.")
+        raise ValueError(f"{epochs!r} is not a number of epochs; give e.g. :100.")
     c = default_config()
     c.batch_size = 256
     c.epochs = int(epochs)
@@ -39,8 +39,10 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     c.encoder.dtype = "bfloat16"
     c.resnet.stem = "imagenet"
     c.resnet.project_first = True
+    c.resnet.zero_init_last = True  # as Haiku's networks, which that code uses
 
     c.method.name = "byol"
+    c.method.probe = True
     c.byol.hidden = 4096
     c.byol.out = 256
     c.byol.predictor = True
@@ -54,10 +56,12 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     c.optimizer.lr = 2.0
     c.optimizer.lr_scaling = "linear"
     c.optimizer.warmup_epochs = 10.0
+    c.optimizer.warmup_start = 0.0
     c.optimizer.schedule = "cosine"
     c.optimizer.final = 0.0
     c.optimizer.weight_decay = 1e-6
     c.optimizer.exclude = ("bias", "scale")
+    c.optimizer.accumulate = 1
     c.lars.momentum = 0.9
     c.lars.nesterov = False
     c.lars.eta = 1e-3

@@ -4,7 +4,7 @@
         [--config.data.dir=/path/to/tensorflow_datasets]
 
 Method: Grill et al. 2020, with SGD, small heads, a fast target (tau from 0.96) and mild colour
-views, which is what teaches a 30,000-image-a-minute encoder anything in six epochs.
+views, which let an encoder at 30,000 images per minute learn something in six epochs.
 Hardware, time and accuracy: docs/results.md.
 """
 

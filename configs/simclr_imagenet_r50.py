@@ -16,10 +16,10 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     """The config for a number of epochs.
 
     Raises:
-      ValueError: the number is none.
+      ValueError: it is not a number.
     """
     if not epochs.isdigit() or int(epochs) < 1:
-        raise ValueError(f"{epochs!r} is no number of epochs; give e.g. :100.")
+        raise ValueError(f"{epochs!r} is not a number of epochs; give e.g. :100.")
     c = default_config()
     c.batch_size = 4096
     c.epochs = int(epochs)
@@ -30,10 +30,13 @@ def get_config(epochs: str = "1000") -> ConfigDict:
 
     c.encoder.name = "resnet50"
     c.encoder.width = 1.0
+    c.encoder.padding = "torch"  # the original pads by the kernel alone, as torch does
     c.encoder.dtype = "bfloat16"
     c.resnet.stem = "imagenet"
+    c.resnet.zero_init_last = True
 
     c.method.name = "simclr"
+    c.method.probe = True
     c.simclr.hidden = 2048
     c.simclr.out = 128
     c.simclr.layers = 2
@@ -45,10 +48,12 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     c.optimizer.lr = 0.3
     c.optimizer.lr_scaling = "linear"
     c.optimizer.warmup_epochs = 10.0
+    c.optimizer.warmup_start = 0.0
     c.optimizer.schedule = "cosine"
     c.optimizer.final = 0.0
     c.optimizer.weight_decay = 1e-6
     c.optimizer.exclude = ("bias", "scale")
+    c.optimizer.accumulate = 1
     c.lars.momentum = 0.9
     c.lars.nesterov = False
     c.lars.eta = 1e-3

@@ -11,7 +11,7 @@
 #   --python PY     the interpreter (.venv/bin/python where it exists, else python3)
 #   --dry-run       print the commands and do nothing
 #
-# What comes after -- goes to byol_jax.train as it is. Output is prefixed with [process] and kept in
+# What comes after -- is passed to byol_jax.train unchanged. Output is prefixed with [process] and kept in
 # DIR/logs/PROCESS.log. Codes 0 (complete), 2 (the user's error) and 130 (Ctrl-C) are final; after
 # any other, all processes start again and resume. SIGTERM and Ctrl-C are passed on; the code is
 # then 143 or 130, and the same command resumes.
@@ -48,7 +48,7 @@ for ((i = 1; i <= $#; i++)); do
 done
 [[ -n $workdir ]] || refuse '--workdir is missing; give the folder of the run after --.'
 
-# A port that nobody listens on, below those that the system gives to outgoing connections.
+# A port that nobody listens on, below those that the system uses for outgoing connections.
 free_port() {
   local try
   for _ in {1..100}; do
@@ -58,7 +58,7 @@ free_port() {
   refuse 'no free port was found; give one with --port.'
 }
 
-# The newest complete checkpoint, -1 where there is none.
+# The newest complete checkpoint, -1 if there is none.
 newest() {
   local path step=-1
   for path in "$workdir"/checkpoints/*; do
@@ -79,12 +79,12 @@ command_of() { # PROCESS TRAIN_ARGUMENTS...: the command, as an array
   command+=("--coordinator=127.0.0.1:$address" "--num_processes=$processes" "--process_id=$1")
 }
 
-signal_all() { # SIGNAL: to those that still run
+signal_all() { # SIGNAL: to those still running
   local i
   for i in "${!pids[@]}"; do kill -s "$1" "${pids[i]}" 2>/dev/null || true; done
 }
 
-# Start all, wait until all have ended. The others are stopped when one fails, or when we are asked.
+# Start all, wait until all have ended. The others are stopped when one fails, or on request.
 attempt() {
   local i code deadline=''
   pids=() failed=0
@@ -123,7 +123,7 @@ if $dry; then
   exit 0
 fi
 
-# Each process in a group of its own: Ctrl-C reaches it once, from here, and its log not at all.
+# Each process in its own group: Ctrl-C reaches it once, from here, and never its log.
 set -m
 asked=0 pids=()
 trap 'asked=143; signal_all TERM' TERM

@@ -1,32 +1,32 @@
 #!/usr/bin/env bash
-# One run on a Cloud TPU slice, of one host or of many, by gcloud.
+# One run on a Cloud TPU slice of one or many hosts, with gcloud.
 #
 #   launch/tpu_vm.sh VERB --name NAME --zone ZONE [options] [-- --config FILE --workdir DIR ...]
 #
 #   up          create the slice and wait until it is ready
-#   install     copy the commit that is checked out here to all hosts and install it
+#   install     copy the commit checked out here to all hosts and install it
 #   run         start the training on all hosts, in the background
 #   follow      show the output of all hosts until the training has ended
 #   status      the state of the slice, and of the training on each host
 #   stop        SIGTERM to the training on all hosts: it saves
 #   down        delete the slice
 #   supervise   all of this, again and again until the run is complete: after a preemption the
-#               slice is deleted and created anew; at the end it is deleted. May be interrupted
-#               and started again at any time: the training goes on, and is found again
+#               slice is deleted and created again; at the end it is deleted. May be interrupted
+#               and started again at any time: the training continues, and is found again
 #
 #   --type T        accelerator type, e.g. v4-32 (up, supervise)
 #   --version V     TPU software version (tpu-ubuntu2204-base)
 #   --project P     instead of gcloud's own
 #   --spot          cheap, and may be preempted at any time
-#   --queued        wait in the queue of requests instead of failing where there is no capacity
-#   --setup CMD     shell command on every host ahead of the installation: mount DIR's storage
+#   --queued        wait in the queue of requests instead of failing if there is no capacity
+#   --setup CMD     shell command on every host before the installation: mount DIR's storage
 #   --restarts R    in a row without a newer checkpoint, and failures to get or reach the slice,
 #                   before giving up (5)
-#   --poll S        seconds between looks at the slice (30)
+#   --poll S        seconds between checks of the slice (30)
 #   --keep          supervise: do not delete the slice at the end
 #   --dry-run       print the commands and do nothing
 #
-# What comes after -- goes to byol_jax.train as it is. DIR must be on storage that all hosts mount
+# What comes after -- is passed to byol_jax.train. DIR must be on storage that all hosts mount
 # (Filestore or a bucket by gcsfuse, see docs/pods.md). Codes 0 (complete), 2 (the user's error) and
 # 130 (Ctrl-C) are final; after any other, all hosts start again and resume.
 set -euo pipefail
@@ -39,7 +39,7 @@ verb=${1-}
 case $verb in
   up | install | run | follow | status | stop | down | supervise) shift ;;
   -h | --help) usage; exit 0 ;;
-  *) refuse "'$verb' is no verb; see --help." ;;
+  *) refuse "'$verb' is not a verb; see --help." ;;
 esac
 name='' zone='' type='' version=tpu-ubuntu2204-base project='' setup='' restarts=5 poll=30
 spot=false queued=false keep=false dry=false
@@ -78,7 +78,7 @@ done
 
 quoted() { printf '%q ' "$@"; }
 
-# All that changes anything goes through here.
+# Everything that changes anything goes through here.
 act() { if $dry; then quoted "$@" && echo; else "$@"; fi; }
 
 tpus() { act gcloud compute tpus "$@" "--zone=$zone" ${project:+"--project=$project"}; }
@@ -89,7 +89,7 @@ on_hosts() { # all|NUMBER COMMAND
     --ssh-flag=-oServerAliveInterval=30 --ssh-flag=-oServerAliveCountMax=4 "--command=$2"
 }
 
-# The state of the slice, or of its request until that is granted; NONE where there is neither.
+# The state of the slice, or of its request until that is granted; NONE if there is neither.
 state() {
   local request='' node
   if $queued; then
@@ -121,7 +121,7 @@ down() {
   fi
 }
 
-# Create the slice where there is none, and wait. One that was lost is deleted: then, and where
+# Create the slice if there is none, and wait. One that was lost is deleted: then, and if
 # creating fails, this fails, and can be tried again.
 ready() {
   local found created=false
@@ -154,7 +154,7 @@ install() {
   tpus tpu-vm scp "$archive" "$name:byol_jax.tar.gz" --worker=all || return
   act rm -f "$archive"
   [[ -z $setup ]] || on_hosts all "$setup" || return
-  # uv brings a Python of its own: that of the TPU images may be too old.
+  # uv brings its own Python: that of the TPU images may be too old.
   on_hosts all 'set -e; mkdir -p byol_jax; cd byol_jax; tar -xzf ../byol_jax.tar.gz
 python3 -m pip install --quiet --user uv
 python3 -m uv venv --quiet --allow-existing --python 3.12 .venv
@@ -168,7 +168,7 @@ line=$(quoted "$@")
 same="[ \"\$(cat \$d/command 2>/dev/null)\" = $(quoted "$line")]"
 (($#)) || same=true # status alone
 
-# The log is kept beside the run too, since a lost slice takes its disks along.
+# The log is kept next to the run too, since a lost slice loses its disks.
 start() {
   # shellcheck disable=SC2016
   local body='trap : TERM; d=$1 w=$2; shift 2; "$@" >$d/log 2>&1; echo $? >$d/code
@@ -187,7 +187,7 @@ tail --pid="$(cat $d/pid)" -n 200 -s 0.2 -f $d/log | sed -u "s/^/[$(hostname)] /
 exit "$(cat $d/code 2>/dev/null || echo 137)"'
 }
 
-# One line a host: running, other (another command runs), none, or the code that it ended with.
+# One line per host: running, other (another command runs), none, or the code that it ended with.
 codes() {
   on_hosts all "$alive; same() { $same; }
 if alive; then if same; then echo running; else echo other; fi
@@ -213,7 +213,7 @@ is_final() {
   [[ -n $final ]]
 }
 
-# One look, and what is to be done. Succeeds when it is over, with `final`.
+# One check, and what needs to be done. Succeeds when it is over, with `final`.
 attempt() {
   local found step
   ready || return
@@ -223,7 +223,7 @@ attempt() {
   ((step > last && count > 0)) && count=0
   last=$step
   if [[ $found != *running* ]]; then
-    # What it ended with before we came counts only if it was complete.
+    # A code from before we started counts only if the run was complete.
     is_final "$found" && [[ $final == 0 ]] && return
     count=$((count + 1))
     if ((count > restarts)); then
@@ -236,7 +236,7 @@ attempt() {
     start || return
   fi
   failures=0
-  set -m # in a group of its own, to end it with all of its connections
+  set -m # in its own group, to end it with all of its connections
   follow </dev/null &
   following=$!
   set +m

@@ -5,17 +5,19 @@ import os
 import shutil
 import tempfile
 
+import fork_server
+
 # Before jax is imported anywhere: eight devices, so that every test can shard.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
-# What one test compiles, the next one and the commands that tests start need not compile again: one
-# folder for all of pytest's workers, which inherit the variable from the process that starts them.
+os.environ["XLA_FLAGS"] = f"{fork_server.COMPILER} --xla_force_host_platform_device_count=8"
+# What one test compiles, the next one and the commands that tests start need not compile again.
+# Each of pytest's workers has a folder of its own: JAX does not write these files in one piece.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="byol_jax_tests_")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] += "/" + os.environ["PYTEST_XDIST_WORKER"]
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,17 @@ def _restored():
 # JAX's settings are the whole process's, and `build` of a float64 config is one that changes them.
 _after_a_test = pytest.fixture(autouse=True)(_restored)
 _after_a_module = pytest.fixture(autouse=True, scope="module")(_restored)
+
+# The files that take longest begin, so that the workers end at about the same time.
+LONGEST = (
+    *("processes", "resume", "end_to_end", "pipeline", "preflight", "feed", "models", "timm"),
+    *("damaged", "rollback", "tpu_vm", "fsdp", "bench", "views_device", "fuzz", "byol"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {f"test_{name}.py": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture

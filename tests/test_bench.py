@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -13,12 +14,14 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from byol_jax import mesh
+from byol_jax.bench import __main__ as command
 from byol_jax.bench import end_to_end, step, views
 from byol_jax.bench import input as feeding
-from byol_jax.bench.measure import machine, plain, rates, table, write_json
+from byol_jax.bench.measure import Rate, machine, plain, rates, table, write_json
 from byol_jax.bench.noise import noise
-from byol_jax.build.experiment import build
 from byol_jax.config import default_config
+from byol_jax.experiment.build import build
+from byol_jax.hardware import DEVICES, find_device
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,7 +36,7 @@ def config_of(**data):
     c = default_config()
     c.batch_size, c.epochs, c.image_size = 4, 100, 8
     c.encoder.name, c.encoder.width, c.encoder.dtype = "tiny", 0.25, "float32"
-    c.method.hidden, c.method.out = 12, 8
+    c.byol.hidden, c.byol.out = 12, 8
     c.data.update(data)
     return c
 
@@ -88,7 +91,10 @@ def test_what_a_folder_can_feed(tmp_path):
 
 def test_step_views_and_the_whole_way(quick):
     """Fails if a figure is missing, zero, or of another batch than the config's."""
-    e = build(config_of(), noise(40, 10))
+    config = config_of()
+    # Crops and flips alone: they compile in a tenth of the time.
+    config.views.overrides.update(dict.fromkeys(("jitter", "grey", "blur", "solarize"), 0.0))
+    e = build(config, noise(40, 10))
     _, found = step.run(e, 2)
     assert found["images_per_s"] == pytest.approx(4e3 / found["step_ms"])
     assert found["step_ms_low"] <= found["step_ms"] <= found["step_ms_high"]
@@ -105,6 +111,58 @@ def test_step_views_and_the_whole_way(quick):
     assert found["low"] <= found["images_per_s"] <= found["high"]
     assert 0 <= found["wait_share"] <= 1
     assert "data stream" in text
+
+
+def test_the_rate_to_be_fed_may_be_given(monkeypatch):
+    """Fails if --target_rate is not read, or the step is measured all the same."""
+    rate = Rate(100.0, 90.0, 110.0, 100.0, 1.0)
+    found = {"by_cores": {"1": {"views.placement=host": rate}}}
+    monkeypatch.setattr(feeding, "run", lambda *_: ("the table", found))
+    measured = []
+    monkeypatch.setattr(step, "run", lambda *_: measured.append(1) or ("", {"images_per_s": 500.0}))
+
+    def asked(target_rate):
+        f = types.SimpleNamespace(rounds=1, seconds=0.1, steps=1, target_rate=target_rate)
+        monkeypatch.setattr(command, "flags", types.SimpleNamespace(FLAGS=f))
+        return command._measure("input", None)
+
+    text, results = asked(250.0)
+    assert results["target_rate"] == 250.0
+    assert "the step takes 250 images/s" in text
+    assert "views.placement=host: 2.5 cores" in text
+    assert not measured
+    text, results = asked(0.0)
+    assert results["target_rate"] == 500.0
+    assert "views.placement=host: 5.0 cores" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("TPU v2", "v2"),
+        ("TPU v3", "v3"),
+        ("TPU v4", "v4"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5", "v5p"),
+        ("TPU v5p", "v5p"),
+        ("TPU v6 lite", "v6e"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("Tesla V100-SXM2-32GB", "v100"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("NVIDIA GeForce GTX 1080", None),
+        ("TPU7x", None),
+        ("cpu", None),
+        ("", None),
+    ],
+)
+def test_devices_by_the_kind_that_jax_reports(kind, name):
+    """Fails if a v5e is taken for a v5p (its row stands first), or an unknown device for a known.
+
+    An unknown one must be None: a share of another device's peak would be wrong in silence.
+    """
+    assert find_device(kind) == (name and DEVICES[name])
 
 
 def test_noise_is_no_flat_image():

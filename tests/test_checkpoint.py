@@ -148,7 +148,7 @@ def test_what_a_killed_save_left_is_cleared(saved, tmp_path):
     (left / "state").mkdir(parents=True)
     (left / "state" / "torn").write_text("half")
     Checkpoints(tmp_path).close()
-    assert left.exists(), "somebody else may be saving"
+    assert left.exists(), "another process may be saving"
     again = Checkpoints(tmp_path, clear=True)
     assert not left.exists()
     assert again.latest() == 7
@@ -271,6 +271,16 @@ def test_a_save_that_would_not_fit_is_refused_ahead(saved, tmp_path, monkeypatch
     assert saved.latest() == 9
 
 
+def test_a_start_looks_at_the_disk_by_shapes_alone(saved, tmp_path, monkeypatch):
+    """Fails if shapes count as nothing: a run would train until its first save."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**29))
+    weights = {"w": jax.ShapeDtypeStruct((2**28,), np.float32)}
+    scalar = jax.ShapeDtypeStruct((), np.int32)
+    with pytest.raises(ValueError, match=r"takes 1\.1 GiB.*has 0\.5 GiB free"):
+        saved.check_room(TrainState(scalar, scalar, weights, {}, {}))
+
+
 FULL = """
 import pathlib, resource, signal, sys
 import numpy as np
@@ -299,6 +309,6 @@ def test_a_save_that_fails_leaves_nothing_and_says_so(tmp_path):
     """Fails if a torn folder stays, counts as a checkpoint, or the failure is kept quiet."""
     done = fork_server.run("-c", FULL, tmp_path)
     assert "refused: A checkpoint could not be saved in" in done.stdout, done.stderr
-    assert "Step 1 is the newest there is" in done.stdout
+    assert "The newest is step 1" in done.stdout
     assert done.stdout.endswith("newest (1, [])\n")
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]

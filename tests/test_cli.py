@@ -1,7 +1,6 @@
 """The command lines: a user's mistake is one line and exit code 2, before anything compiles."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def environment():
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    return env | {"PYTHONPATH": str(ROOT)}
-
-
 def run(module, *args):
-    return fork_server.run("-m", f"byol_jax.{module}", *args, env=environment(), timeout=120)
+    return fork_server.run("-m", f"byol_jax.{module}", *args, timeout=120)
 
 
 def start_python(module, *args):
@@ -28,7 +22,7 @@ def start_python(module, *args):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=environment(),
+        env=fork_server.environment(),
         timeout=120,
     )
 
@@ -89,4 +83,4 @@ def test_a_damaged_config_file_of_a_run_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"seed": 0})[:-3])
     out = run("train", "--workdir", str(tmp_path), *DIGITS)
     assert out.returncode == 2
-    assert "is no JSON" in out.stderr
+    assert "is not JSON" in out.stderr

@@ -79,7 +79,7 @@ def test_damaged_records_keep_their_place(spoilt, form, tmp_path):
     assert reasons == [
         "the record is corrupt: its checksum is wrong",
         "the record is corrupt: its checksum is wrong",
-        "the record is no tf.train.Example",
+        "the record is not a tf.train.Example",
         "the record has no images under 'image', expected one",
         "the record has no images under 'image', expected one",
         "its label is 1000000000000, expected 0 to 9",
@@ -113,7 +113,7 @@ def test_damaged_files_keep_their_place(tmp_path):
         assert rows == must | links, way
     reasons = [pipeline.why_damaged(source, 2 * i) for i in range(len(names))]
     assert reasons[0] == "cannot be read: No such file or directory"
-    assert reasons[2:4] == ["cannot be read: it is no plain file"] * 2
+    assert reasons[2:4] == ["cannot be read: it is not a plain file"] * 2
     assert reasons[4] == f"it has {2**42:,} bytes, more than {MAX_BYTES:,}"
     assert source.describe(4) == str(tmp_path / "b" / "train" / "04.jpg")
 

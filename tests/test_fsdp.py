@@ -127,7 +127,7 @@ def test_where_arrays_lie(monkeypatch):
 @pytest.mark.parametrize("fsdp", [3, 16, 0])
 def test_devices_that_cannot_be_divided(fsdp):
     """Fails if the message names neither the key nor the number of devices."""
-    with pytest.raises(ValueError, match=f"mesh.fsdp is {fsdp}, by which 8 devices"):
+    with pytest.raises(ValueError, match=f"mesh.fsdp is {fsdp}, but 8 devices"):
         meshes.make_mesh(fsdp=fsdp)
 
 

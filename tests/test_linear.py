@@ -11,6 +11,7 @@ from conftest import compiled, filled, first_devices, make_batch, mini_encoder, 
 
 from byol_jax import optim
 from byol_jax.core import Encoder, Features, starting_from
+from byol_jax.evals import linear as protocol_module
 from byol_jax.evals.linear import Part, Parts, Protocol, linear
 from byol_jax.methods.supervised import supervised
 from byol_jax.train_step import init_state, make_train_step
@@ -201,10 +202,17 @@ def test_the_rate_is_picked_on_validation_alone():
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("frozen", [True, False])
-def test_the_callers_weights_are_left_alone(frozen):
-    """Fails if the weights given are donated or trained in place."""
-    given = jax.tree.map(jnp.asarray, GIVEN)
+def test_the_callers_weights_are_left_alone(frozen, monkeypatch):
+    """Fails if the weights given are donated or trained in place, or fine-tuning freezes them."""
+    given, made = jax.tree.map(jnp.asarray, GIVEN), []
+
+    def spy(encoder, classes, **options):
+        made.append(options["frozen"])
+        return supervised(encoder, classes, **options)
+
+    monkeypatch.setattr(protocol_module, "supervised", spy)
     found = evaluate(lrs=(64.0,), frozen=frozen, given=given)
+    assert made == [frozen] * 2  # once for the sweep, once on all
     assert set(found) == {"top1", "lr", "validation_top1"}
     assert found["top1"] > 90
     for ours, before in zip(jax.tree.leaves(given), jax.tree.leaves(GIVEN), strict=True):

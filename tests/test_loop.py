@@ -219,6 +219,23 @@ def test_a_stop_in_an_evaluation_saves_and_owes_the_row():
     assert again.rows[5] == row | {"knn/test_top1": 50.0, "time/steps_per_dispatch": 1}
 
 
+def test_a_signal_while_a_step_is_checked_saves_it():
+    """Fails if the loop stops at a step that it was not going to save. (Save only if `saving`.)"""
+    stop = Stop()
+
+    class Late(Damage):
+        def add(self, indices):
+            self.seen.add(len(self.seen))
+            if len(self.seen) == 2:
+                stop.signal = signal.SIGTERM
+
+    late = Late(9, str)
+    options = Options(10, ROWS, evaluate_every=2)
+    out, record = run(make_step(), options, damage=late, stop=stop)
+    assert record.saved == [int(out.step)] == [2]
+    assert record.evaluated == []
+
+
 def test_a_row_is_saved_before_it_is_evaluated():
     """Fails if a kill in an evaluation loses the step before it, which was to be saved."""
     order = []

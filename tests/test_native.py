@@ -279,7 +279,7 @@ def test_arrays_of_another_encoder(copy):
         (lambda v: v.update(version=2), "format version 2; this byol_jax reads 1"),
         (lambda v: v.update(format="other"), "not an encoder written by byol_jax"),
         (lambda v: v.pop("info"), "does not describe an encoder"),
-        (lambda v: v["info"].pop("mean"), r"lacks \['mean'\]"),
+        (lambda v: v["info"].pop("mean"), r"missing keys \['mean'\]"),
         (lambda v: v["info"].update(colour=1), r"unknown keys \['colour'\]"),
         (lambda v: v["info"].update(mean=[0.5]), "do not fit an encoder of 3 channels"),
         (lambda v: v["info"].update(mean=3), "wrong type"),

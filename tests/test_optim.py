@@ -14,6 +14,7 @@ from byol_jax import optim
 from byol_jax.methods.byol import byol
 from byol_jax.methods.probe import with_probe
 from byol_jax.models import heads, make_encoder
+from byol_jax.models.network import network
 
 STEPS = 20
 
@@ -184,7 +185,8 @@ def test_the_rate_follows_the_given_step_not_a_count_of_calls():
 def test_what_the_masks_leave_out_of_a_resnet18_with_heads():
     """Fails if a bias or norm is decayed, or a kernel is not."""
     encoder, head = make_encoder("resnet18"), heads.mlp((64, 32))
-    method = with_probe(byol(encoder, head, head, tau=optim.constant(0.9)), 10, encoder.dim)
+    method = byol(network(encoder, head), head, tau=optim.constant(0.9))
+    method = with_probe(method, heads.linear(10), encoder.dim)
     batch = {"views": jax.ShapeDtypeStruct((2, 2, 32, 32, 3), jnp.float32)}
     params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
     mask = jax.tree_util.tree_flatten_with_path(optim.weights_mask(params))[0]

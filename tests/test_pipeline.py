@@ -281,8 +281,8 @@ WEBP = {
 }
 BAD = {
     "empty": (b"", "empty file"),
-    "text": (b"hello, this is no image", "does not decode: .*no JPEG, PNG, BMP or WebP"),
-    "gif": (encode(FLOWER, "GIF", "P"), "does not decode: .*no JPEG, PNG, BMP or WebP"),
+    "text": (b"hello, this is no image", "does not decode: .*not a JPEG, PNG, BMP or WebP"),
+    "gif": (encode(FLOWER, "GIF", "P"), "does not decode: .*not a JPEG, PNG, BMP or WebP"),
     "cut jpeg": (encode(FLOWER)[:500], "does not decode"),
     "cut header": (encode(FLOWER)[:20], "does not decode"),
     "cut png": (encode(FLOWER, "PNG")[:500], "does not decode"),

@@ -12,10 +12,10 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from byol_jax import mesh
-from byol_jax.build.experiment import batch_shapes, build
-from byol_jax.build.feed import build_step, resident
 from byol_jax.config import default_config
 from byol_jax.data.source import Source
+from byol_jax.experiment.build import batch_shapes, build
+from byol_jax.experiment.feed import build_feed, build_step
 from byol_jax.preflight import hlo, model, topology
 from byol_jax.preflight.__main__ import with_value
 from byol_jax.preflight.lower import lower, no_data
@@ -30,43 +30,89 @@ def digits():
     c = default_config()
     c.batch_size, c.image_size, c.data.name, c.views.recipe = 64, 8, "digits", "digits"
     c.encoder.name, c.encoder.width, c.encoder.dtype = "tiny", 0.25, "float32"
-    c.method.hidden, c.method.out = 32, 8
+    c.byol.hidden, c.byol.out = 32, 8
+    c.optimizer.name, c.optimizer.lr, c.optimizer.weight_decay = "lars", 0.3, 1e-6
     return c
 
 
-@pytest.mark.parametrize("placement", ["host", "device", "resident"])
+PLACEMENTS = ("host", "windows", "images", "resident")
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_it_is_the_step_that_train_runs(placement):
     """Fails if the batch or the state are not what train puts on the devices."""
-    config, images = digits(), 300
+    config, count = digits(), 300
     config.optimizer.accumulate = 2
     config.views.placement = "host" if placement == "host" else "device"
     # As of files: images of many sizes, so that the host cuts the views.
-    source = Source("", images, 1, 10, paths=np.full(images, "no.png", object))
-    blank = source
+    blank = Source("", count, 1, 10, paths=np.full(count, "no.png", object))
+    source = blank
+    if placement in ("images", "resident"):
+        real = np.zeros((count, 8, 8, 1), np.uint8)
+        source = Source("", count, 1, 10, images=real, labels=np.zeros(count, np.int32))
+    if placement == "images":
+        blank = source
     if placement == "resident":
         config.data.placement, config.data.steps_per_dispatch = "resident", 1
-        real = np.zeros((images, 8, 8, 1), np.uint8)
-        source = Source("", images, 1, 10, images=real, labels=np.zeros(images, np.int32))
     e = build(config, source, jax.devices()[:4])
     key = jax.device_put(jax.random.key(0), mesh.replicated(e.mesh))
     state = init_state(e.method, e.optimizer, key, batch_shapes(e), e.mesh)
-    batch = {k: np.zeros(v.shape, v.dtype) for k, v in batch_shapes(e).items()}
-    if placement == "device":
-        batch["views"] = batch["views"].astype(np.uint8)
+    # What the host hands over, written out: not asked of the feed.
+    batch = {
+        "index": np.zeros(64, np.int32),
+        "label": np.zeros(64, np.int32),
+        "mask": np.zeros(64, np.float32),
+    }
+    if placement in ("host", "windows"):
+        dtype = np.float32 if placement == "host" else np.uint8
+        batch["views"] = np.zeros((64, 2, 8, 8, 1), dtype)
+    elif placement == "images":
+        batch["image"] = np.zeros((64, 8, 8, 1), np.uint8)
     if placement == "resident":
-        del batch["views"]
         batch["row"] = batch["index"]
         rows = mesh.put_steps([batch], 1, e.mesh)
     else:
         rows = mesh.put_batch(batch, e.mesh)
-    expected = build_step(e, resident(e)).lower(state, rows, key).as_text()
+    feed = build_feed(e)
+    expected = build_step(e, feed, feed.load()).lower(state, rows, key).as_text()
     found = lower(config, blank, jax.devices()[:4])
     assert found.step.as_text() == expected
     assert ("ui8>" in expected) == (placement != "host")
-    kinds = ("parameters", "target", "optimizer", "statistics and counters")
     nbytes = sum(x.nbytes for x in jax.tree.leaves(state))
-    assert sum(found.arguments[k] for k in kinds) == nbytes
-    assert found.arguments["resident images"] == (images * 64 if placement == "resident" else 0)
+    counters = state.step.nbytes + state.position.nbytes
+    assert sum(found.arguments[k] for k in KINDS) == nbytes - counters
+    assert found.state == nbytes
+    assert found.arguments["batch"] == sum(x.nbytes for x in batch.values()) / 4
+    assert found.arguments["resident images"] == (count * 64 if placement == "resident" else 0)
+
+
+KINDS = ("parameters", "stats", "target", "optimizer")
+
+
+def test_arguments_are_told_by_the_methods_own_names():
+    """Fails if something of a method's extra is left out, or stands under another name."""
+    byol = digits()
+    devices = jax.devices()[:4]
+    lowered = lower(byol, no_data(byol, 0, -1), devices)
+    assert tuple(lowered.arguments) == (*KINDS, "batch", "resident images")
+    state = jax.eval_shape(
+        lambda k: init_state(
+            lowered.experiment.method,
+            lowered.experiment.optimizer,
+            k,
+            batch_shapes(lowered.experiment),
+            lowered.experiment.mesh,
+        ),
+        jax.random.key(0),
+    )
+    for kind, tree in {"parameters": state.params, "target": state.extra["target"]}.items():
+        assert lowered.arguments[kind] == sum(x.size * 4 for x in jax.tree.leaves(tree))
+    simclr = digits()
+    simclr.method.name = "simclr"
+    simclr.simclr.hidden, simclr.simclr.out = 32, 8
+    simclr.byol.hidden, simclr.byol.out = 4096, 256
+    found = lower(simclr, no_data(simclr, 0, -1), devices).arguments
+    assert tuple(found) == ("parameters", "stats", "optimizer", "batch", "resident images")
 
 
 def compiled_for(name):
@@ -189,8 +235,13 @@ def test_no_data_is_opened():
     """Fails if the size of a data set is guessed, or a known one must be given."""
     c = default_config()
     known = no_data(c, 0, -1)
+    assert known.images is None
     assert (known.num_examples, known.channels, known.classes) == (1281167, 3, 1000)
     assert no_data(digits(), 0, -1).images.shape == (1297, 8, 8, 1)
+    c.data.name = "cifar10:3.0.2"
+    cifar = no_data(c, 0, -1)
+    assert (cifar.images.shape, cifar.classes) == ((50_000, 32, 32, 3), 10)
+    assert cifar.images.base.nbytes <= 8
     c.data.name, c.data.dir = "folder", "/nowhere"
     with pytest.raises(ValueError, match=r"data\.train_examples=100000"):
         no_data(c, 0, -1)

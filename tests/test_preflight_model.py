@@ -262,7 +262,7 @@ def test_what_makes_it_fit():
     assert len(said) == 3
     assert not config.encoder.remat
     text = table.remedies(tried)
-    assert "5.48 GiB left, 5.0 ms a step (modelled)" in text
+    assert "5.48 GiB left, 5.0 ms per step (modelled)" in text
     assert "none of these fits" not in text
 
 

@@ -1,7 +1,6 @@
 """Several processes: how they find each other, and that they train what one would."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -23,16 +22,11 @@ def free_port():
         return s.getsockname()[1]
 
 
-def environment(devices, **more):
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    return env | {"JAX_NUM_CPU_DEVICES": str(devices)} | more
-
-
-def start(workdir, *flags, devices=2, interpreter=False, **env):
+def start(workdir, *flags, devices=2, interpreter=False):
     """The train command; in a new interpreter, which hashes strings in a way of its own, or not."""
     command = ("-m", "byol_jax.train", "--config", "configs/digits.py")
     command = (*command, "--workdir", str(workdir), *flags)
-    env = environment(devices, **env)
+    env = fork_server.environment(JAX_NUM_CPU_DEVICES=str(devices))
     files = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     if interpreter:
         return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, text=True, **files)
@@ -73,14 +67,13 @@ EXACT = (
     *("--config.checkpoint_every=8", "--config.data.steps_per_dispatch=1"),
 )
 STREAM = ("--config.data.placement=stream", "--config.data.steps_per_dispatch=0")
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}  # the compiler's, in half the time
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     """The run of one process with four devices, data resident."""
     folder = tmp_path_factory.mktemp("one")
-    codes, said = finish([start(folder, *EXACT, devices=4, **QUICK)])
+    codes, said = finish([start(folder, *EXACT, devices=4)])
     assert codes == [0], said
     return folder
 
@@ -93,7 +86,7 @@ def test_two_processes_of_two_devices_are_one_of_four(tmp_path, one, placement):
     fail with the rows of process 0 given to both, and with labels of its own share alone.
     """
     flags = (*EXACT, *(STREAM if placement == "stream" else ()))
-    codes, said = finish(start_two(tmp_path, *flags, interpreter=placement == "resident", **QUICK))
+    codes, said = finish(start_two(tmp_path, *flags, interpreter=placement == "resident"))
     assert codes == [0, 0], said
     two, expected = arrays(tmp_path, 20), arrays(one, 20)
     assert two.keys() == expected.keys()
@@ -165,7 +158,7 @@ def run_loop(damage, stop):
     started = [
         fork_server.Process(
             *("-c", LOOP, where, str(i), damage, stop),
-            env=environment(2),
+            env=fork_server.environment(JAX_NUM_CPU_DEVICES="2"),
             stdout=fork_server.PIPE,
             stderr=fork_server.PIPE,
         )

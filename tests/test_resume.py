@@ -1,7 +1,6 @@
 """A run killed at any moment and started again ends bitwise equal to one never stopped."""
 
 import json
-import os
 import random
 import signal
 import time
@@ -27,8 +26,7 @@ def command(workdir, *more):
 
 
 def start(workdir, *more, stderr=fork_server.PIPE):
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    return fork_server.Process(*command(workdir, *more), env=env, stderr=stderr)
+    return fork_server.Process(*command(workdir, *more), stderr=stderr)
 
 
 def finish(workdir, *more):

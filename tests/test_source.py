@@ -75,7 +75,7 @@ def test_streams_hold_out_shards():
     assert (rest.num_examples, held.num_examples, held.shards) == (33, 13, shards[3:])
     assert source.describe(22) == "set train, example 22 (record 1 of s2)"
     assert held.locate(2) == (shards[3], 2)
-    with pytest.raises(ValueError, match="read as a stream, and its examples cannot be picked"):
+    with pytest.raises(ValueError, match="read as a stream, so its examples cannot be selected"):
         source.take(np.array([0]))
     with pytest.raises(ValueError, match="1 shards"):
         Source("set", 10, 3, shards=shards[:1]).hold_out(0.1)
@@ -159,7 +159,7 @@ def test_npz_refuses(tmp_path, arrays, message):
 
 def test_npz_missing_or_no_npz(tmp_path):
     """Fails if a missing or foreign file gives a traceback of numpy's."""
-    with pytest.raises(ValueError, match=r"is no file; expected data.dir to name a .npz file"):
+    with pytest.raises(ValueError, match=r"is not a file; expected data.dir to name a .npz file"):
         open_source("npz", str(tmp_path / "a.npz"))
     (tmp_path / "a.npz").write_bytes(b"not a zip file")
     with pytest.raises(ValueError, match=r"a.npz cannot be read"):
@@ -189,7 +189,7 @@ def test_folder_with_classes_and_parts(tmp_path):
     assert test.classes == 3
     assert test.describe(0) == str(tmp_path / "val" / "b" / "6.png")
     save(tmp_path / "val" / "d" / "8.png")
-    with pytest.raises(ValueError, match=r"has the class folder 'd', which .*train lacks"):
+    with pytest.raises(ValueError, match=r"has the class folder 'd', but .*train does not"):
         open_source("folder", str(tmp_path), "test")
 
 
@@ -247,14 +247,14 @@ def test_linked_folders(tmp_path):
 
 def test_folder_refuses(tmp_path):
     """Fails if a folder without images passes, or the message does not say what it holds."""
-    with pytest.raises(ValueError, match=r"is no folder; expected data.dir"):
+    with pytest.raises(ValueError, match=r"is not a folder; expected data.dir"):
         open_source("folder", str(tmp_path / "missing"))
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         open_source("folder", "")
-    with pytest.raises(ValueError, match=r"holds no images .it holds no files"):
+    with pytest.raises(ValueError, match=r"has no images .it has no files"):
         open_source("folder", str(tmp_path))
     (tmp_path / "a.gif").write_bytes(b"GIF89a")
-    with pytest.raises(ValueError, match=r"it holds 1 with .gif.; expected files ending in .jpg"):
+    with pytest.raises(ValueError, match=r"it has 1 with .gif.; expected files ending in .jpg"):
         open_source("folder", str(tmp_path))
     save(tmp_path / "only.png")
     with pytest.raises(ValueError, match="1 images, too few to hold out a tenth"):
@@ -369,7 +369,7 @@ def test_tfds_that_is_not_there(prepared, monkeypatch):
 
     with pytest.raises(ValueError, match="no data set 'cifar_10': did you mean cifar10"):
         open_source("cifar_10", prepared[0])
-    with pytest.raises(ValueError, match=r"is no folder; expected data.dir"):
+    with pytest.raises(ValueError, match=r"is not a folder; expected data.dir"):
         open_source("cifar10", prepared[0] + "/missing")
 
     def fail(self, **kwargs):

@@ -86,9 +86,9 @@ GREY = ViewSpec(8, saturation=0.0, hue=0.0, grey=0.0, mean=(0.5,), std=(0.5,))
         ({"views": ()}, r"group 'views' have the sizes none; expected one or more"),
         ({"views": (LARGE, SMALL)}, r"group 'views' have the sizes 16, 8; expected .* of one size"),
         ({"views": (LARGE,), "local": ()}, r"group 'local' have the sizes none"),
-        ({"views": (LARGE,), "mask": (SMALL,)}, r"named 'mask', as another entry of a batch"),
-        ({"views": (LARGE,), "image": (SMALL,)}, r"named 'image', as another entry of a batch"),
-        ({"views": (LARGE,), "count": (SMALL,)}, r"named 'count', as another entry of a batch"),
+        ({"views": (LARGE,), "mask": (SMALL,)}, r"named 'mask', like another entry of a batch"),
+        ({"views": (LARGE,), "image": (SMALL,)}, r"named 'image', like another entry of a batch"),
+        ({"views": (LARGE,), "count": (SMALL,)}, r"named 'count', like another entry of a batch"),
         ({"views": (LARGE,), "local": (GREY,)}, r"1 and 3 channels"),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_planted_danger_is_seen(planted):
         ('{"a": -Infinity}', "-Infinity is not finite"),
         ('{"a": 1e999}', "1e999 is not finite"),
         ('{"a": ' + "9" * 5000 + "}", "more than 64 bits"),
-        ('{"a": 1, "b": 2, "a": 3}', "'a' is there twice"),
+        ('{"a": 1, "b": 2, "a": 3}', "'a' occurs twice"),
         ('{"a": 1', "delimiter"),
         (b"\xff\xfe", "codec can't decode"),
         (" " * (untrusted.MAX_JSON + 1), "more than 16,777,216"),
@@ -106,7 +106,7 @@ def test_json_of_ours_is_read(tmp_path):
     value = {"a": [1, -2.5, "x", None, True, {"b": [[1], []]}], "seed": 2**63 - 1}
     (tmp_path / "x.json").write_text(json.dumps(value))
     assert read_json(tmp_path / "x.json") == value
-    with pytest.raises(OSError, match="no plain file"):
+    with pytest.raises(OSError, match="not a plain file"):
         read_json(tmp_path)
 
 
@@ -180,7 +180,7 @@ def test_an_export_with_a_link_out_is_refused(tmp_path, target):
     (tmp_path / "outside").write_text("{}")
     (folder / "encoder.json").symlink_to(target)
     (folder / "link").symlink_to("link")
-    with pytest.raises(ValueError, match="is a link that leads out of the folder; copy what"):
+    with pytest.raises(ValueError, match="is a link that leads out of the folder; replace it"):
         byol_jax.load_encoder(folder)
     shutil.rmtree(folder)
     folder.mkdir()
@@ -205,7 +205,7 @@ def test_a_bomb_of_an_archive_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
     described = {"descr": "|u1", "fortran_order": False, "shape": (10**13, 1, 1)}
     archive(path, described, b"x" * 100)
-    with pytest.raises(ValueError, match=r"'images' is not of the size \(10000000000000, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"'images' does not have the size \(10{13}, 1, 1\)"):
         open_source("npz", str(path))
     archive(path, described | {"shape": (2**24, 4, 4)}, bytes(2**28))
     assert path.stat().st_size < 2**20
@@ -219,7 +219,7 @@ def test_labels_cost_memory_for_each_class(tmp_path):
     images = np.zeros((50, 4, 4), np.uint8)
     images[:, 0, 0] = np.arange(50)
     np.savez(tmp_path / "a.npz", images=images, labels=np.full(50, 10**12))
-    with pytest.raises(ValueError, match="labels holds 1000000000000; expected classes below"):
+    with pytest.raises(ValueError, match="labels contains 1000000000000; expected classes below"):
         open_source("npz", str(tmp_path / "a.npz"))
 
 

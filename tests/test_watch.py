@@ -37,7 +37,7 @@ with Stop().listen() as stop:
     stop.nothing_to_lose = {free}
     print("ready", flush=True)
     libc = ctypes.PyDLL(None) if {locked} else ctypes.CDLL(None)
-    for _ in range(3):
+    for _ in range({seconds}):
         libc.sleep(1) if {locked} else libc.usleep(999999)
     print("heard", stop.signal, flush=True)
 """
@@ -46,18 +46,16 @@ with Stop().listen() as stop:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_start_at_once(number):
     """Fails if the handler waits for the main thread, which is in a long call of a library."""
-    process = deaf(free=True, locked=False)
-    begin = time.monotonic()
+    process = deaf(free=True, locked=False, seconds=100)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)  # the calls take 100 s
     assert process.returncode == 128 + number
-    assert time.monotonic() - begin < 2.5, "the calls were waited for"
     assert "nothing is lost" in err
 
 
 def test_a_signal_in_training_only_asks():
     """Fails if a step that could be saved is thrown away."""
-    process = deaf(free=False, locked=False)
+    process = deaf(free=False, locked=False, seconds=3)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err

@@ -1,1 +1,1 @@
-"""What this machine does with a config: tables with medians and spread; see docs/benchmarks.md."""
+"""Measure a config on this machine: tables with medians and spread; see docs/benchmarks.md."""

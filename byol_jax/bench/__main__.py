@@ -1,4 +1,4 @@
-"""What this machine does with a config.
+"""Measure a config on this machine.
 
 python -m byol_jax.bench input|views|step|end_to_end --config configs/NAME.py [--json FILE]
 """
@@ -30,7 +30,7 @@ def main(what: str) -> int:
     if f.config is None:
         raise ValueError("--config is missing; give a config file, e.g. configs/digits.py.")
     if f.rounds < 1 or f.seconds <= 0 or f.steps < 1 or f.synthetic < 0 or f.target_rate < 0:
-        raise ValueError("--rounds, --seconds and --steps are expected to be above 0.")
+        raise ValueError("--rounds, --seconds and --steps must be above 0.")
     config = resolve(f.config)
     source = noise(f.synthetic, config.image_size) if f.synthetic else None
     with log.busy("opening the data"):
@@ -65,12 +65,12 @@ if __name__ == "__main__":
         sys.exit(2)
     config_flags.DEFINE_config_file("config", None, "config file[:argument]")
     flags.DEFINE_string("json", "", "write the figures to this file")
-    flags.DEFINE_integer("rounds", 5, "repeats; the median and the spread are over them")
-    flags.DEFINE_float("seconds", 1.0, "of each candidate's turn in a round")
-    flags.DEFINE_integer("steps", 20, "end_to_end: steps in a round")
-    flags.DEFINE_integer("synthetic", 0, "take so many images of coloured noise for the data")
+    flags.DEFINE_integer("rounds", 5, "repeats, over which median and spread are computed")
+    flags.DEFINE_float("seconds", 1.0, "per turn of each candidate in a round")
+    flags.DEFINE_integer("steps", 20, "end_to_end: steps per round")
+    flags.DEFINE_integer("synthetic", 0, "use this many images of coloured noise as the data")
     flags.DEFINE_float(
-        "target_rate", 0.0, "input: images/s of the step to be fed; 0: measure it here"
+        "target_rate", 0.0, "input: images/s that the step needs; 0: measure it here"
     )
     flags.DEFINE_bool("debug", False, "show tracebacks and the libraries' logs")
     cli.run(functools.partial(main, asked), [sys.argv[0], *sys.argv[2:]])

@@ -1,4 +1,4 @@
-"""The whole way: from the files through the loop, as train does it, without saving."""
+"""End to end: from the files through the loop, as in train, but without saving."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from byol_jax.train_step import init_state
 
 
 def run(e: Experiment, rounds: int, steps: int) -> tuple[str, dict[str, Any]]:
-    """Train for `rounds` rows of `steps` steps each, after one to warm up.
+    """Train for `rounds` rows of `steps` steps each, after one warm-up row.
 
     Returns:
       (text, {"images_per_s", "low", "high", "wait_share"}).

@@ -1,4 +1,4 @@
-"""What this machine can feed: decoding, cutting, and the whole augmentation, by cores."""
+"""Input rates of this machine: decoding, cropping, and full augmentation, by number of cores."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from byol_jax.data.source import Source
 from byol_jax.experiment.build import Experiment
 
 ROWS = 32
-"""Images per batch: enough to hide the call, few enough to take turns often."""
+"""Images per batch: enough to hide the cost of a call, few enough to alternate often."""
 
 
 @contextlib.contextmanager
 def only(count: int) -> Iterator[None]:
-    """Keep this thread, and those it starts, to some cores (Linux; elsewhere nothing is done)."""
+    """Pin this thread, and those it starts, to `count` cores (on Linux; no effect elsewhere)."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -36,11 +36,11 @@ def only(count: int) -> Iterator[None]:
 
 
 def run(e: Experiment, rounds: int, seconds: float) -> tuple[str, dict[str, Any]]:
-    """Measure the feeds of a run's data, on one core and on all.
+    """Measure the input pipelines for a run's data, on one core and on all.
 
     Returns:
       (tables as text, {"by_cores": {"1": {name: Rate}, ...}, "memory_mib", "memory_before_mib"}).
-      Rates are images per second; a training image is all its views.
+      Rates are images per second; a training image counts once for all its views.
     """
     most = cores()
     text, found = [], {}
@@ -61,21 +61,21 @@ def run(e: Experiment, rounds: int, seconds: float) -> tuple[str, dict[str, Any]
 
 
 def advice(found: dict[str, Any], target_rate: float, have: int) -> str:
-    """What to do: which placement feeds a step of `target_rate` images/s, with how many cores.
+    """Advice: which placement can feed a step of `target_rate` images/s, with how many cores.
 
     Args:
-      found: of `run`.
-      target_rate: images per second that the step takes.
+      found: result of `run`.
+      target_rate: images per second that the step needs.
       have: cores of this machine.
     """
     one: dict[str, Rate] = found["by_cores"]["1"]
-    lines = [f"the step takes {target_rate:,.0f} images/s; this machine has {have} cores"]
+    lines = [f"the step needs {target_rate:,.0f} images/s; this machine has {have} cores"]
     for name in ("views.placement=host", "views.placement=device"):
         if name in one:
             need = target_rate / one[name].median
             verdict = "enough" if need <= have else "NOT enough: the step will wait"
-            lines.append(f"{name}: {need:.1f} cores of this kind are needed, {verdict}")
-    lines.append("data.placement=resident needs none, where the images fit on the device")
+            lines.append(f"{name}: needs {need:.1f} cores of this kind, {verdict}")
+    lines.append("data.placement=resident needs none, if the images fit on the device")
     return "\n".join(lines)
 
 
@@ -94,7 +94,7 @@ def _candidates(e: Experiment, threads: int) -> dict[str, Callable[[], int]]:
 
 
 def pull(feed: Iterator[Any]) -> Callable[[], int]:
-    """Read a batch, and say how many images it has."""
+    """Returns a function that reads a batch and returns its number of images."""
 
     def work() -> int:
         batch = next(feed)
@@ -105,14 +105,14 @@ def pull(feed: Iterator[Any]) -> Callable[[], int]:
 
 def _passes(e: Experiment) -> Iterator[Any]:
     source = e.source
-    if not source.is_stream:  # few images many times, as one pass: to start one takes a while
+    if not source.is_stream:  # few images many times, as one pass, because starting a pass is slow
         source = source.take(np.arange(max(source.num_examples, 20_000)) % source.num_examples)
     while True:
         yield from eval_batches(source, e.eval_spec, batch_size=ROWS)
 
 
 def raw_decode(source: Source, threads: int) -> Iterator[Any]:
-    """Decoding whole images and nothing else: the limit of any pipeline."""
+    """Decode whole images and nothing else: the upper limit of any pipeline."""
     from byol_jax.data import stream  # imports TensorFlow
 
     data = stream.decoded_only(source, min(source.num_examples, 1024), threads)
@@ -120,7 +120,7 @@ def raw_decode(source: Source, threads: int) -> Iterator[Any]:
 
 
 def _memory() -> int:
-    """Bytes of this process in memory."""
+    """Resident memory of this process, bytes."""
     status = Path("/proc/self/statm")
     if status.exists():
         return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

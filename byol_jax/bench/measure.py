@@ -1,4 +1,4 @@
-"""Measuring by ratio: candidates take turns, and a round compares like with like."""
+"""Measure by ratio: candidates take turns, so that each round compares like with like."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """Work done per second, over the rounds.
+    """Work done per second, over all rounds.
 
     median, low, high: per second of wall time. cpu: median per second of CPU time (all threads).
-    ratio: median over the rounds of this rate over that of the first candidate, in the same round.
+    ratio: median over the rounds of this rate divided by the first candidate's in the same round.
     """
 
     median: float
@@ -37,11 +37,11 @@ def rates(
     """Run the candidates in turn.
 
     Args:
-      candidates: name -> does a piece of work, returns how much.
+      candidates: name -> function that does a piece of work and returns how much.
       rounds: at least 5 for a figure that is quoted.
-      seconds: each candidate's turn.
-      settle: pieces of work before a turn's clock starts: what a pipeline has prefetched while
-        others had their turn must be gone, and theirs be full again.
+      seconds: length of each candidate's turn.
+      settle: pieces of work before the clock of a turn starts, to use up what a pipeline prefetched
+        during other turns, and to let the others' buffers fill again.
     """
     wall: dict[str, list[float]] = {name: [] for name in candidates}
     cpu: dict[str, list[float]] = {name: [] for name in candidates}
@@ -90,7 +90,7 @@ def cores() -> int:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on, and with."""
+    """The machine and the versions that the figures were measured with."""
     device = jax.devices()[0]
     return {
         "cpu": _cpu_name(),
@@ -125,7 +125,7 @@ def _commit() -> str:
 
 
 def plain(value: Any) -> Any:
-    """A result as JSON takes it."""
+    """A result as a JSON-serialisable value."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, Mapping):
@@ -134,7 +134,7 @@ def plain(value: Any) -> Any:
 
 
 def write_json(results: Mapping[str, Any], path: Path) -> None:
-    """Write results, whole or not at all."""
+    """Write results atomically."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(plain(results), indent=2) + "\n")
     temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Images to measure with where there are no others."""
+"""Synthetic images for measurements without data."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from byol_jax.data.source import Source
 
 
 def noise(count: int, side: int) -> Source:
-    """Smooth coloured noise in memory: never zeros, which some hardware computes faster.
+    """Smooth coloured noise in memory; not zeros, which some hardware computes faster.
 
     Args:
-      count: images.
-      side: of each, px.
+      count: number of images.
+      side: of each image, px.
     """
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (count, -(-side // 4), -(-side // 4), 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The train step by itself: time, images a second, share of the peak, memory, compilation."""
+"""The train step by itself: time, images per second, share of the peak, memory, compilation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from byol_jax.train_step import init_state, jit_step, make_train_step
 
 
 def prepare(e: Experiment) -> tuple[TrainState, Step, dict[str, Any], Array, int]:
-    """What a dispatch takes: (state, step, a batch on the devices, key, images in it)."""
+    """What a dispatch needs: (state, step, a batch on the devices, key, number of images in it)."""
     feed = build_feed(e)
     root, step_key = jax.random.split(jax.random.key(e.config.seed))
     state = init_state(e.method, e.optimizer, root, batch_shapes(e), e.mesh)
@@ -44,18 +44,18 @@ class Runner:
         """Seconds of the first call: tracing, compiling (or reading the cache), one step."""
 
     def __call__(self) -> int:
-        """Do one dispatch, wait for it, and say how many images it took."""
+        """Run one dispatch, wait for it, and return its number of images."""
         self.state, metrics = self.step(self.state, self.batch, self.key)
         jax.block_until_ready(metrics)
         return self.images
 
 
 def run(e: Experiment, rounds: int) -> tuple[str, dict[str, Any]]:
-    """Measure the step of a run on its own data, on the devices there are.
+    """Measure the step of a run on its own data, on all devices.
 
     Args:
       e: the run.
-      rounds: repeats, each of as many dispatches as fill a second.
+      rounds: repeats, each with as many dispatches as fit into a second.
 
     Returns:
       (text, figures).
@@ -98,22 +98,22 @@ def run(e: Experiment, rounds: int) -> tuple[str, dict[str, Any]]:
         f"{c.batch_size}, views {c.views.placement}, data {c.data.placement}",
         f"step {found['step_ms']:.2f} ms ({found['step_ms_low']:.2f} to "
         f"{found['step_ms_high']:.2f}), {rate:,.0f} images/s, "
-        f"{found['tflop_per_s']:.2f} TFLOP/s (as XLA counts)",
+        f"{found['tflop_per_s']:.2f} TFLOP/s (as counted by XLA)",
         f"trace {start_up['trace_s']:.1f} s, compile {start_up['compile_s']:.1f} s, from the cache "
         f"{start_up['cached_s']:.1f} s ({start_up['cached_s'] / start_up['compile_s']:.2f})",
     ]
     if peak:
         lines.append(f"{100 * found['peak_share']:.1f}% of the peak of {device.device_kind}")
     if memory:
-        lines.append(f"at most {found['memory_gib']:.2f} GiB on a device")
+        lines.append(f"at most {found['memory_gib']:.2f} GiB per device")
     return "\n".join(lines), found
 
 
 def compilation(e: Experiment, runner: Runner) -> dict[str, float]:
-    """What it takes to start the step, without views: seconds to trace, to compile, to read again.
+    """Seconds to start the step, without views: to trace, to compile, and to read from the cache.
 
     Returns:
-      {"flop" of one step over all devices, as XLA counts before fusing, "trace_s", "compile_s",
+      {"flop" of one step over all devices, as counted by XLA before fusion, "trace_s", "compile_s",
       "cached_s": the same compilation from the persistent cache}.
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), runner.state)
@@ -122,7 +122,7 @@ def compilation(e: Experiment, runner: Runner) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, _cache(folder):
         for name in ("compile_s", "cached_s"):
             jax.clear_caches()
-            # A function of its own each time, so that nothing is found in memory.
+            # A new function each time, so that nothing is found in the in-memory cache.
             step = make_train_step(e.method, e.optimizer, accumulate=e.config.optimizer.accumulate)
             start = time.perf_counter()
             lowered = jit_step(step, e.mesh).lower(shapes, batch_shapes(e), key)  # type: ignore[attr-defined]
@@ -130,7 +130,7 @@ def compilation(e: Experiment, runner: Runner) -> dict[str, float]:
             start = time.perf_counter()
             lowered.compile()
             found[name] = time.perf_counter() - start
-    # Without micro-batches: XLA counts the body of a loop once.
+    # Without micro-batches, because XLA counts the body of a loop only once.
     whole = jax.jit(make_train_step(e.method, e.optimizer)).lower(shapes, batch_shapes(e), key)
     found["flop"] = float((whole.cost_analysis() or {}).get("flops", 0.0))
     return found
@@ -138,7 +138,7 @@ def compilation(e: Experiment, runner: Runner) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _cache(folder: str) -> Iterator[None]:
-    """Keep what is compiled in a folder of its own."""
+    """Cache compiled programs in a separate folder."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: jax.config.values[name] for name in names}
     try:

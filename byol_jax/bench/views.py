@@ -1,4 +1,4 @@
-"""The views: by themselves, and what they add to the step when they are made on the device."""
+"""The views by themselves, and what they add to the step when made on the device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from byol_jax.views import device
 
 
 def run(e: Experiment, rounds: int, seconds: float) -> tuple[str, dict[str, Any]]:
-    """Measure the views of a run's own images on the device, and its step with and without them.
+    """Measure views of a run's own images on the device, and its step with and without them.
 
     Returns:
       (tables as text, {"views": {name: Rate}, "step": {name: Rate}}); images per second.
@@ -44,9 +44,9 @@ def run(e: Experiment, rounds: int, seconds: float) -> tuple[str, dict[str, Any]
     if e.source.images is not None:
         runners["step, resident data"] = Runner(_with(e, views="device", data="resident"))
     found["step"] = rates(runners, rounds, seconds)
-    text.append(table("the step (the batch lies on the device)", "images/s", found["step"]))
+    text.append(table("the step (the batch is on the device)", "images/s", found["step"]))
     cost = _ratio(found["step"])
-    text.append(f"a step with views on the device costs {cost:.3f} of one without")
+    text.append(f"a step with views on the device costs {cost:.3f} times one without")
     return "\n\n".join(text), {**found, "cost": cost}
 
 
@@ -72,7 +72,7 @@ def _call(
     rows = batch["mask"].shape[0]
 
     def work() -> int:
-        # A sum keeps all of the views alive, and moves nothing to the host.
+        # A sum keeps all views alive without moving anything to the host.
         made = views(batch, key)
         jax.block_until_ready([jnp.sum(made[group]) for group in groups])
         return rows

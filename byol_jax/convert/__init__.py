@@ -1,1 +1,1 @@
-"""Encoders out and in: `native` (Orbax, lossless), `timm` (timm, torchvision), `load` (both)."""
+"""Export and load encoders: `native` (Orbax, lossless), `timm` (and torchvision), `load` (both)."""

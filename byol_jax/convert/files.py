@@ -1,4 +1,4 @@
-"""Folders written in one piece, and JSON and arrays read back with care."""
+"""Folders written atomically, and JSON and arrays compared or read with checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from byol_jax.untrusted import read_json as read_strict_json
 
 
 def same_bits(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two flat dicts hold the same arrays bit for bit, types and shapes included."""
+    """Whether two flat dicts have bitwise equal arrays, types and shapes included."""
 
     def same(x: np.ndarray, y: np.ndarray) -> bool:
         return x.shape == y.shape and x.dtype == y.dtype and x.tobytes() == y.tobytes()
@@ -24,14 +24,14 @@ def same_bits(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def write_folder(out: Path, fill: Callable[[Path], None]) -> None:
-    """Make the folder `out` in one piece: `fill` a temporary sibling, then rename it.
+    """Make the folder `out` atomically: `fill` a temporary sibling, then rename it.
 
     Args:
-      out: the folder to make; it may exist, empty.
-      fill: writes the files into the folder it is given; what it raises leaves nothing behind.
+      out: the folder to make; it may exist if it is empty.
+      fill: writes the files into the given folder; if it raises, nothing is left behind.
 
     Raises:
-      ValueError: `out` is a file or holds something: nothing is ever overwritten.
+      ValueError: `out` is a file or is not empty: nothing is ever overwritten.
     """
     out = Path(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -39,7 +39,7 @@ def write_folder(out: Path, fill: Callable[[Path], None]) -> None:
             f"{out} exists already, and nothing is overwritten; name another folder or remove it."
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    # A sibling, so that the rename stays on one file system and is atomic.
+    # A sibling, so that the rename stays within one file system and is atomic.
     temporary = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.tmp"
     temporary.mkdir()
     try:
@@ -54,7 +54,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-      ValueError: the file is missing or holds something else.
+      ValueError: the file is missing or contains something else.
     """
     try:
         values = read_strict_json(path)

@@ -1,4 +1,4 @@
-"""What an encoder is, as a file says it: rebuilt without the config, its arrays checked."""
+"""The description of an encoder in a file: rebuild it without the config, check its arrays."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from flax import traverse_util
 from byol_jax.core import Encoder, Tree
 from byol_jax.models import make_encoder
 
-MAX_CHANNELS = 1024  # of images; a forged file cannot ask for all memory
+MAX_CHANNELS = 1024  # of images, so that a forged file cannot request all memory
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderInfo:
-    """What is needed to rebuild an encoder and to feed it as it was trained.
+    """What is needed to rebuild an encoder and to feed it as in training.
 
-    encoder: arguments of `models.make_encoder`. image_size: side in px it was trained on. mean,
-    std: of each channel, for pixels in 0..1. resize: shorter side in px before the centre crop in
-    evaluation; 0 where not known. step: optimizer steps trained. method: its name. source: name of
-    the data it was trained on.
+    encoder: arguments of `models.make_encoder`. image_size: side of its training images, px. mean,
+    std: per channel, for pixels in 0..1. resize: shorter side in px before the centre crop in
+    evaluation; 0 if not known. step: optimizer steps trained. method: its name. source: name of the
+    data it was trained on.
 
     Raises:
       ValueError: a value is out of its range, or mean and std do not fit the channels.
@@ -42,14 +42,14 @@ class EncoderInfo:
     source: str = ""
 
     def __post_init__(self) -> None:
-        # JSON gives lists, NumPy gives its own numbers: both become plain tuples of floats.
+        # JSON yields lists and NumPy its own numbers: both become plain tuples of floats.
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
         object.__setattr__(self, "std", tuple(float(v) for v in self.std))
         channels = self.encoder.get("channels", 3)
         if not len(self.mean) == len(self.std) == channels:
             raise ValueError(
                 f"mean {self.mean} and std {self.std} do not fit an encoder of {channels} channels;"
-                " give one number a channel."
+                " give one number per channel."
             )
         if not all(math.isfinite(v) for v in self.mean):
             raise ValueError(f"mean is {self.mean}; expected finite numbers.")
@@ -68,11 +68,11 @@ def info_from_json(values: Any, where: str) -> EncoderInfo:
     """Turn a parsed JSON object into an `EncoderInfo`; the inverse of `dataclasses.asdict`.
 
     Args:
-      values: what json.loads gave.
+      values: what json.loads returned.
       where: the file it came from, for error messages.
 
     Raises:
-      ValueError: not an object, a key is missing or unknown, or a value is out of its range.
+      ValueError: it is not an object, a key is missing or unknown, or a value is out of range.
     """
     fields = {f.name: f for f in dataclasses.fields(EncoderInfo)}
     if not isinstance(values, dict) or not isinstance(values.get("encoder"), dict):
@@ -85,7 +85,7 @@ def info_from_json(values: Any, where: str) -> EncoderInfo:
     )
     if unknown or missing:
         raise ValueError(
-            f"{where}: the description of the encoder has unknown keys {unknown} and lacks "
+            f"{where}: the description of the encoder has unknown keys {unknown}, missing keys "
             f"{missing}; it comes from another version of byol_jax."
         )
     for name, field in fields.items():
@@ -101,14 +101,14 @@ def info_from_json(values: Any, where: str) -> EncoderInfo:
 
 
 def build_encoder(config: Mapping[str, Any], where: str = "encoder") -> Encoder:
-    """`make_encoder(**config)`, with unknown keys and wrong types as ValueErrors.
+    """`make_encoder(**config)`, with ValueErrors for unknown keys and wrong types.
 
     Args:
       config: arguments of `models.make_encoder`, from a file.
       where: the file they came from, for error messages.
 
     Raises:
-      ValueError: a key is unknown, or a value has the wrong type or is out of its range.
+      ValueError: a key is unknown, or a value has the wrong type or is out of range.
     """
     known = inspect.signature(make_encoder).parameters
     unknown = sorted(set(config) - set(known))
@@ -135,13 +135,13 @@ def check_arrays(encoder: Encoder, params: Tree, stats: Tree, where: str) -> Non
     """Refuse arrays that are not exactly the encoder's, by name, shape and type.
 
     Args:
-      encoder: says which arrays are expected (by `jax.eval_shape` of its init).
+      encoder: defines which arrays are expected (by `jax.eval_shape` of its init).
       params: nested dicts of arrays, host or device.
       stats: batch-norm statistics, likewise.
       where: what is being checked, for error messages.
 
     Raises:
-      ValueError: lists up to 40 missing, extra, misshapen, non-float32 and non-finite arrays.
+      ValueError: lists up to 40 missing, extra, misshaped, non-float32 and non-finite arrays.
     """
     have = flatten({"params": params, "stats": stats})
     faults = misfits(encoder, have)
@@ -152,7 +152,7 @@ def check_arrays(encoder: Encoder, params: Tree, stats: Tree, where: str) -> Non
 
 
 def misfits(encoder: Encoder, have: Mapping[str, Any]) -> list[str]:
-    """What differs by name, shape or type between an encoder's arrays and those of a flat dict."""
+    """Differences in name, shape or type between an encoder's arrays and those of a flat dict."""
     want = flatten(dict(zip(("params", "stats"), expected_shapes(encoder), strict=True)))
     faults = [f"missing {name}" for name in sorted(want.keys() - have.keys())]
     faults += [f"extra {name}" for name in sorted(have.keys() - want.keys())]
@@ -172,7 +172,7 @@ def expected_shapes(encoder: Encoder) -> tuple[Tree, Tree]:
 
 
 def refuse_misfits(encoder: Encoder, faults: list[str], where: str) -> None:
-    """Raise a ValueError that lists up to 40 faults; do nothing where there are none."""
+    """Raise a ValueError that lists up to 40 faults; do nothing if there are none."""
     if faults:
         shown = faults[:40] + ([f"and {len(faults) - 40} more"] if len(faults) > 40 else [])
         raise ValueError(

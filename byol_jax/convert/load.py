@@ -1,4 +1,4 @@
-"""Loading an export, whatever its form: as its parts, or as a function from images to features.
+"""Load an export in either form: as its parts, or as a function from images to features.
 
 Shape key: B images, H W C image, D features.
 """
@@ -18,11 +18,11 @@ from byol_jax.core import Encoder, Tree
 from byol_jax.models import make_encoder
 from byol_jax.untrusted import link_out
 
-RANGE_SLACK = 1e-6  # how far outside 0..1 a float pixel may lie: rounding of a resize
+RANGE_SLACK = 1e-6  # how far a float pixel may be outside 0..1: rounding of a resize
 
 
 def read_encoder(path: str | Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
-    """Read an export made by byol_jax: its own form, or timm's.
+    """Read an export made by byol_jax, in its own form or timm's.
 
     Args:
       path: the folder.
@@ -33,7 +33,7 @@ def read_encoder(path: str | Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
 
     Raises:
       ValueError: no such folder, not an export, another version, damaged, a link out of the folder,
-        or arrays that are not the encoder's (all are listed).
+        or arrays that do not match the encoder's (all are listed).
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -41,8 +41,8 @@ def read_encoder(path: str | Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
     link = link_out(folder)
     if link:
         raise ValueError(
-            f"{folder / link} is a link that leads out of the folder; copy what it leads to in its "
-            "place (cp -RL copies a folder so)."
+            f"{folder / link} is a link that leads out of the folder; replace it by a copy of its "
+            "target (cp -RL copies a folder that way)."
         )
     if (folder / native.INFO_FILE).is_file():
         return native.read_native(folder)
@@ -57,7 +57,7 @@ def read_encoder(path: str | Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
 class LoadedEncoder:
     """A trained encoder as a function: images -> features. Made by `load_encoder`.
 
-    dim: features D. info: its description. encoder, params, stats: its parts, the arrays on the
+    dim: features D. info: its description. encoder, params, stats: its parts, with arrays on the
     device.
     """
 
@@ -82,7 +82,7 @@ class LoadedEncoder:
         return features.pooled[:, 0].astype(jnp.float32)
 
     def __call__(self, images: Any) -> np.ndarray:
-        """Features of images, normalised as in training; no resizing, no cropping.
+        """Features of images, normalised as in training, without resizing or cropping.
 
         Args:
           images: [B, H, W, C], uint8 (0 to 255) or floats in 0..1; any B, H and W.
@@ -91,16 +91,16 @@ class LoadedEncoder:
           [B, D] float32.
 
         Raises:
-          ValueError: another rank, type, range or number of channels, with the remedy.
+          ValueError: another rank, type, range or number of channels; says what to do.
         """
         images = _checked(np.asarray(images), self.encoder.channels)
         size, out = self._batch_size, [np.zeros((0, self.dim), np.float32)]
         for start in range(0, len(images), size):
             chunk = images[start : start + size]
-            # The last chunk is filled up, so that each image size compiles once.
+            # The last chunk is padded, so that each image size compiles once.
             filled = np.zeros((size, *chunk.shape[1:]), chunk.dtype)
             filled[: len(chunk)] = chunk
-            # Without this GPUs and TPUs round float32 products to about three digits.
+            # Without this, GPUs and TPUs round float32 products to about three digits.
             with jax.default_matmul_precision("float32"):
                 features = self._forward(self.params, self.stats, filled)
             out.append(np.asarray(features)[: len(chunk)])
@@ -108,7 +108,7 @@ class LoadedEncoder:
 
 
 def _checked(images: np.ndarray, channels: int) -> np.ndarray:
-    """Images as uint8 or float32 [B, H, W, channels], or a ValueError that says what to do."""
+    """Images as uint8 or float32 [B, H, W, channels]; raises a ValueError that says what to do."""
     shape = images.shape
     expected = f"images are {images.dtype} {list(shape)}; expected [B, H, W, {channels}]"
     if len(shape) == 3 and shape[-1] == channels:
@@ -116,7 +116,7 @@ def _checked(images: np.ndarray, channels: int) -> np.ndarray:
     if channels == 3 and (len(shape) == 3 or (len(shape) == 4 and shape[-1] == 1)):
         repeat = "images" if len(shape) == 4 else "images[..., None]"
         raise ValueError(
-            f"Grey {expected}. Repeat the channel if that is meant: np.repeat({repeat}, 3, -1)."
+            f"Grey {expected}. Repeat the channel if intended: np.repeat({repeat}, 3, -1)."
         )
     if len(shape) == 4 and shape[1] == channels != shape[-1]:
         raise ValueError(f"Channels come first: {expected}. Pass images.transpose(0, 2, 3, 1).")
@@ -146,11 +146,11 @@ def load_encoder(
 
     Args:
       path: a folder made by byol_jax.export, in its own form or timm's.
-      batch_size: images computed at a time; fewer are filled up to it.
-      dtype: of the computation: "float32", whatever it was trained in, or "bfloat16".
+      batch_size: images computed at a time; smaller batches are padded to it.
+      dtype: of the computation: "float32" (whatever it was trained in) or "bfloat16".
 
     Returns:
-      The function [B, H, W, C] -> [B, D]; its attributes say more.
+      The function [B, H, W, C] -> [B, D]; see also its attributes.
 
     Raises:
       ValueError: see `read_encoder`.

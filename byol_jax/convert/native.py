@@ -1,8 +1,9 @@
 """Encoder exports in the project's own form: lossless, checked, rebuilt without the config file.
 
-An export is a folder: `encoder.json` says what the encoder is and how its images were normalised,
-`arrays/` holds parameters and batch-norm statistics by orbax, `manifest.json` the SHA-256 of each
-file, since orbax keeps no checksum of tensor data. Only JSON and arrays are ever read: no pickle.
+An export is a folder: `encoder.json` describes the encoder and how its images were normalised,
+`arrays/` has parameters and batch-norm statistics, written by orbax, and `manifest.json` the
+SHA-256 of each file, since orbax keeps no checksums of tensor data. Only JSON and arrays are ever
+read: no pickle.
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ INFO_FILE, ARRAYS_DIR = "encoder.json", "arrays"
 
 
 def save_encoder(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> None:
-    """Write an encoder alone, with all that is needed to rebuild it, as a folder.
+    """Write an encoder, with everything needed to rebuild it, as a folder.
 
     Args:
-      out: the folder to make; it may exist, empty.
+      out: the folder to make; it may exist if it is empty.
       params: the encoder's parameters, float32.
       stats: its batch-norm statistics, float32.
-      info: what it is and how its images were normalised.
+      info: its description, and how its images were normalised.
 
     Raises:
-      ValueError: `out` holds something, or the arrays are not the encoder's (all are listed).
+      ValueError: `out` is not empty, or the arrays do not match the encoder's (all are listed).
       OSError: what was written reads back differently; nothing is left behind.
     """
     encoder = build_encoder(info.encoder)
@@ -69,7 +70,7 @@ def save_encoder(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> Non
 
 
 def _read_arrays(folder: Path, encoder: Encoder) -> dict[str, Any]:
-    """The arrays of an export, read only if they are declared as the encoder's.
+    """The arrays of an export, read only if they are declared with the encoder's shapes.
 
     Raises:
       ValueError: they are not, or orbax cannot read them.
@@ -81,7 +82,7 @@ def _read_arrays(folder: Path, encoder: Encoder) -> dict[str, Any]:
         have = flatten(declared if isinstance(declared, dict) else {})
         faults = misfits(encoder, have)
         faults += [f"{name} is in chunks of {c}" for name, c in _large_chunks(have)]
-    # Memory is taken for whatever shape and chunks a file declares.
+    # Checked first: memory is allocated for whatever shape and chunks a file declares.
     refuse_misfits(encoder, faults, str(path))
     with one_error(damaged), ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(path)
@@ -93,7 +94,7 @@ def _large_chunks(arrays: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _check_files(folder: Path) -> None:
-    """Compare every file with the manifest: orbax would restore damaged numbers in silence."""
+    """Compare every file with the manifest: orbax would silently restore damaged numbers."""
     wrong = what_is_wrong(folder)
     if wrong:
         raise ValueError(f"{folder}: {wrong}; copy or make the export again.")

@@ -1,8 +1,8 @@
 """ResNets for timm and torchvision, and back: the same numbers under other names.
 
-A timm export is a folder with config.json, model.safetensors and README.md: what
-`timm.create_model("local-dir:PATH", pretrained=True)` and a model hub read. Under `byol_jax`
-config.json also holds what `load.load_encoder` needs, and the SHA-256 of the weights.
+A timm export is a folder with config.json, model.safetensors and README.md, as read by
+`timm.create_model("local-dir:PATH", pretrained=True)` and model hubs. Under `byol_jax`, config.json
+also has what `load.load_encoder` needs, and the SHA-256 of the weights.
 
 Reference: torchvision:models/resnet.py and timm:models/resnet.py for names, order and padding.
 """
@@ -48,13 +48,13 @@ EXACT_IN_FLOAT32 = ("float32", "float16", "bfloat16")
 
 
 def require_exact(config: Mapping[str, Any]) -> Encoder:
-    """Build the encoder if timm and torchvision have exactly this network.
+    """Build the encoder, if timm and torchvision have exactly this network.
 
     Args:
       config: arguments of `models.make_encoder`.
 
     Raises:
-      ValueError: they have not; says why.
+      ValueError: they do not; says why.
     """
     encoder = build_encoder(config)
     full = encoder.config
@@ -65,13 +65,13 @@ def require_exact(config: Mapping[str, Any]) -> Encoder:
     elif full["width"] != 1:
         reason = (
             f"width {full['width']:g} widens every layer, which their ResNets cannot (wide_resnet "
-            "widens the 3x3 convolutions alone)"
+            "widens only the 3x3 convolutions)"
         )
     elif full["stem"] != "imagenet":
         reason = f"their stem is always 7x7 with stride 2 and a max-pool, not {full['stem']!r}"
     elif full["padding"] != "torch":
         reason = (
-            f"padding {full['padding']!r} shifts every strided layer by a pixel against theirs; "
+            f"padding {full['padding']!r} shifts every strided layer by a pixel from theirs; "
             "the features would differ"
         )
     elif full["project_first"] and depth in ("18", "34"):
@@ -107,7 +107,7 @@ def to_state_dict(params: Tree, stats: Tree, config: Mapping[str, Any]) -> dict[
       The state dict of torchvision's model without `fc`, C-contiguous, kernels [out, in, H, W].
 
     Raises:
-      ValueError: torch has not exactly this network, or the arrays are not the encoder's.
+      ValueError: torch does not have exactly this network, or the arrays are not the encoder's.
     """
     encoder = require_exact(config)
     check_arrays(encoder, params, stats, "What is to be exported")
@@ -117,7 +117,7 @@ def to_state_dict(params: Tree, stats: Tree, config: Mapping[str, Any]) -> dict[
             array, name = np.asarray(array), _torch_name(path)
             if array.ndim == 4:
                 array = array.transpose(3, 2, 0, 1)
-            # safetensors writes wrong values, in silence, for anything not C-contiguous.
+            # safetensors silently writes wrong values for anything that is not C-contiguous.
             state[name] = np.ascontiguousarray(array)
             if path[-1] == "var":
                 state[name.replace(LEAVES["var"], COUNTER)] = np.zeros((), np.int64)
@@ -132,14 +132,14 @@ def from_state_dict(
     Args:
       state: arrays under torchvision's names; `num_batches_tracked` may be absent.
       config: arguments of `models.make_encoder`.
-      ignore_head: leave out the classifier, `fc.*`; otherwise it is refused as extra.
+      ignore_head: drop the classifier, `fc.*`; otherwise it is refused as extra.
 
     Returns:
       (params, stats), NumPy, float32.
 
     Raises:
-      ValueError: torch has not exactly this network; or lists every missing, extra or misshapen
-        key, or one of a type that float32 cannot hold.
+      ValueError: torch does not have exactly this network; or lists each missing, extra, misshaped
+        key, and each of a type that does not fit into float32.
     """
     encoder = require_exact(config)
     trees = expected_shapes(encoder)
@@ -180,9 +180,9 @@ def from_state_dict(
 
 
 def _crop_pct(size: int, resize: int) -> float:
-    """The fraction from which timm computes the shorter side `resize` again, as it rounds down."""
+    """The fraction from which timm, rounding down, computes the shorter side `resize`."""
     if not resize:
-        return 0.875  # ImageNet's custom, 224 of 256
+        return 0.875  # the convention on ImageNet, 224 of 256
     fraction = size / resize
     while math.floor(size / fraction) < resize:
         fraction = math.nextafter(fraction, 0)
@@ -316,17 +316,17 @@ model.eval()
 
 
 def save_timm(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> None:
-    """Write an encoder as timm and torchvision load it, as a folder.
+    """Write an encoder as a folder that timm and torchvision can load.
 
     Args:
-      out: the folder to make; it may exist, empty.
+      out: the folder to make; it may exist if it is empty.
       params: the encoder's parameters, float32.
       stats: its batch-norm statistics, float32.
-      info: what it is and how its images were normalised.
+      info: its description, and how its images were normalised.
 
     Raises:
-      ValueError: `out` holds something, timm has not exactly this network (with the reason), or
-        the arrays are not the encoder's.
+      ValueError: `out` is not empty, timm does not have exactly this network (says why), or the
+        arrays do not match the encoder's.
       OSError: what was written reads back differently; nothing is left behind.
     """
     encoder = require_exact(info.encoder)
@@ -335,7 +335,7 @@ def save_timm(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> None:
 
     def fill(folder: Path) -> None:
         weights = folder / WEIGHTS_FILE
-        # Not save_file: its files can be read by their owner alone.
+        # Not save_file: its files can be read only by their owner.
         weights.write_bytes(safetensors.numpy.save(state, metadata={"format": "pt"}))
         if not same_bits(state, safetensors.numpy.load_file(weights)):
             raise OSError(f"What was written to {weights} reads back differently: a faulty disk?")
@@ -357,7 +357,7 @@ def read_timm(folder: Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
     if not isinstance(ours, dict) or ours.get("version") != VERSION:
         raise ValueError(
             f"{config} was not written by this version of byol_jax (no `byol_jax` of version "
-            f"{VERSION}), so that its normalisation and padding are not known; export again."
+            f"{VERSION}), so its normalisation and padding are not known; export again."
         )
     info = info_from_json(ours.get("info"), str(config))
     encoder = require_exact(info.encoder)
@@ -374,11 +374,11 @@ def read_timm(folder: Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
 
 
 def _check_size(weights: Path, encoder: Encoder) -> None:
-    """Refuse a file of weights that is larger than any export of the encoder."""
+    """Refuse a weights file that is larger than any export of the encoder."""
     numbers = sum(math.prod(x.shape) for x in jax.tree.leaves(expected_shapes(encoder)))
     most, size = 8 * numbers + 2**20, size_of(weights)
     if size > most:
         raise ValueError(
-            f"{weights} has {size:,} bytes, where its encoder has {numbers:,} numbers (expected at "
+            f"{weights} has {size:,} bytes, but its encoder has {numbers:,} numbers (expected at "
             f"most {most:,} bytes); make the export again."
         )

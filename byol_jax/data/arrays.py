@@ -25,17 +25,17 @@ MAX_CLASSES = 2**20
 
 
 def open_npz(path: str, split: str, seed: int) -> Source:
-    """Open a .npz file of uint8 images [N, H, W] or [N, H, W, C] and, where there are, labels [N].
+    """Open a .npz file of uint8 images [N, H, W] or [N, H, W, C] and, optionally, labels [N].
 
     Args:
-      path: of the file. Its arrays are named images, labels; x_train, y_train, x_test, y_test; or
+      path: the file. Its arrays are named images, labels; x_train, y_train, x_test, y_test; or
         train_images, train_labels, test_images, test_labels. Labels may be missing, or -1.
       split: "train" or "test"; without test arrays a tenth is held out, by content.
-      seed: of the choice of that tenth.
+      seed: for choosing that tenth.
 
     Raises:
-      ValueError: there is no such file, it lacks these arrays, they have other types or shapes, or
-        they would take more than half of the machine's memory.
+      ValueError: the file does not exist, these arrays are missing, their types or shapes differ,
+        or they would take more than half of the machine's memory.
     """
     arrays = _load(path)
     train, test = (_find(arrays, names) for names in (_TRAIN, _TEST))
@@ -56,7 +56,7 @@ def open_npz(path: str, split: str, seed: int) -> Source:
                 f"part; add test arrays ({_TEST[1][0]}, {_TEST[1][1]}) to it."
             )
         images, labels = images[rows], labels[rows]
-    # Counted over both parts: a class may be missing in one.
+    # Counted over both parts, since a class may be missing in one.
     known = [arrays[pair[1]] for pair in (train, test) if pair and pair[1] in arrays]
     classes = max((int(np.max(values)) + 1 for values in known if values.size), default=0)
     return Source(
@@ -73,7 +73,7 @@ def open_npz(path: str, split: str, seed: int) -> Source:
 
 def _load(path: str) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
-        raise ValueError(f"{path!r} is no file; expected data.dir to name a .npz file.")
+        raise ValueError(f"{path!r} is not a file; expected data.dir to name a .npz file.")
     expected = "expected a file written by numpy.savez, of plain arrays."
     with (
         one_error(f"{path} cannot be read ({{}}); {expected}"),
@@ -92,22 +92,22 @@ def _load(path: str) -> dict[str, np.ndarray]:
 def _declared(entries: zipfile.ZipFile, name: str) -> int:
     """Bytes of one array, after checking that its header and the file agree.
 
-    NumPy takes memory for whatever a header says, before it reads.
+    NumPy allocates memory for whatever a header declares, before it reads.
     """
     entry = entries.getinfo(f"{name}.npy" if f"{name}.npy" in entries.namelist() else name)
     with entries.open(entry) as file:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"the array {name!r} is of the .npy version {version}")
+            raise ValueError(f"the array {name!r} has .npy version {version}")
         read = np.lib.format.read_array_header_1_0
         if version == (2, 0):
             read = np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
         if dtype.hasobject:
-            raise ValueError(f"the array {name!r} holds Python objects")
+            raise ValueError(f"the array {name!r} contains Python objects")
         size = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or size != entry.file_size - file.tell():
-            raise ValueError(f"the array {name!r} is not of the size {shape} that it promises")
+            raise ValueError(f"the array {name!r} does not have the size {shape} that it declares")
     return size
 
 
@@ -141,18 +141,18 @@ def _check(
         return images, np.full(len(images), -1, np.int32)
     labels = arrays[pair[1]]
     if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]  # as Keras keeps them
+        labels = labels[:, 0]  # as Keras stores them
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"{path}: {pair[1]} is {labels.dtype} {labels.shape}; expected integers "
-            f"({len(images)},), one for each image."
+            f"({len(images)},), one per image."
         )
     if labels.min() < -1:
         raise ValueError(
-            f"{path}: {pair[1]} holds {labels.min()}; expected 0 and up, or -1 for unknown."
+            f"{path}: {pair[1]} contains {labels.min()}; expected 0 and up, or -1 for unknown."
         )
     if labels.max() >= MAX_CLASSES:
         raise ValueError(
-            f"{path}: {pair[1]} holds {labels.max()}; expected classes below {MAX_CLASSES:,}."
+            f"{path}: {pair[1]} contains {labels.max()}; expected classes below {MAX_CLASSES:,}."
         )
     return images, labels.astype(np.int32)

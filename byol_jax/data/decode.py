@@ -1,7 +1,7 @@
-"""Encoded images to pixels, inside tf.data: sizes are checked first, and damage can be survived.
+"""Encoded images to pixels, inside tf.data: sizes are checked first, and damage is tolerated.
 
-JPEG, PNG, BMP and (where TensorFlow can) WebP, to one or three channels: grey is repeated, alpha
-dropped, CMYK converted, 16 bits cut to 8. The rotation that EXIF may ask for is not applied.
+JPEG, PNG, BMP and (if TensorFlow supports it) WebP, to 1 or 3 channels: grey is repeated, alpha is
+dropped, CMYK is converted, 16 bits are reduced to 8. A rotation given by EXIF is not applied.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Box = tuple[Tensor, Tensor, Tensor, Tensor]
 MAX_PIXELS = 89_478_485
 """Larger images are refused before they are decoded (Pillow's own limit: 1 GiB at 12 bytes)."""
 
-# Nothing here uses Python's control flow on tensors, so AutoGraph need not rewrite what is traced:
-# that would take most of the time until the first batch.
+# Nothing here uses Python control flow on tensors, so AutoGraph need not rewrite what is traced,
+# which would take most of the time until the first batch.
 plain = tf.autograph.experimental.do_not_convert
 
 _GREY_PALETTE = b"".join(bytes([i, i, i, 0]) for i in range(256))
@@ -39,16 +39,16 @@ def map_or_substitute(
 ) -> Any:
     """Apply `make` to every element of a data set, in parallel and in order.
 
-    An error in `map` ends a data set, and `ignore_errors` after it would drop the element and move
-    all that follow. With `safe`, every element becomes a data set of its own, of exactly one
-    element. That costs about 0.4 ms per element, so it is for data that are known to be damaged.
+    An error in `map` ends a data set, and `ignore_errors` after it would drop the element and shift
+    all that follow. With `safe`, every element becomes a data set of its own, with exactly one
+    element. That costs about 0.4 ms per element, so it is only for data known to be damaged.
 
     Args:
       data: tf.data.Dataset.
       make: element -> structure of tensors; may raise.
-      substitute: element -> structure of the same shapes and types, used where `make` raises.
-      safe: whether to substitute; otherwise the data set ends with the error of `make`.
-      threads: 0: as many as TensorFlow thinks best.
+      substitute: element -> structure of the same shapes and types, used if `make` raises.
+      safe: whether to substitute; otherwise an error in `make` ends the data set.
+      threads: 0: as many as TensorFlow chooses.
 
     Returns:
       tf.data.Dataset.
@@ -65,7 +65,7 @@ def map_or_substitute(
 
 
 def header(data: Tensor) -> Tensor:
-    """Height and width as the header of an encoded image states them, int64 [2], px."""
+    """Height and width as stated in the header of an encoded image, int64 [2], px."""
     size = tf.cond(
         _starts(data, b"\xff\xd8\xff"),
         lambda: tf.image.extract_jpeg_shape(data)[:2],
@@ -87,9 +87,9 @@ def dimensions(data: Tensor) -> tuple[Tensor, Tensor]:
 def decode_box(data: Tensor, box: Box, channels: int) -> Tensor:
     """The part of an encoded image inside `box` (top, left, height, width), uint8 [h, w, C].
 
-    Of a JPEG only that part is decoded. If its chroma is subsampled, the outermost pixels of the
-    part differ a little, because the colour of their neighbours is not known. The size must have
-    been checked by `dimensions`.
+    Only that part of a JPEG is decoded. If its chroma is subsampled, the outermost pixels of the
+    part differ slightly, because the colour of their neighbours is not known. Check the size with
+    `dimensions` first.
     """
 
     def cut() -> Tensor:
@@ -114,7 +114,7 @@ def decode_image(data: Tensor, channels: int) -> Tensor:
 
 
 def decode_eval(data: Tensor, spec: EvalSpec, channels: int) -> Tensor:
-    """The evaluation view of one encoded image. Only the centre of a JPEG is decoded.
+    """The evaluation view of one encoded image; only the centre of a JPEG is decoded.
 
     Args:
       data: the encoded image, scalar string.
@@ -135,12 +135,12 @@ def decode_eval(data: Tensor, spec: EvalSpec, channels: int) -> Tensor:
 def decode_crops(
     data: Tensor, recipe: Recipe, u: Tensor, channels: int, dtype: Any = tf.float32
 ) -> dict[str, Tensor]:
-    """The crops of all views of one encoded image, of all groups, from a single decode.
+    """The crops of all views in all groups of one encoded image, from a single decode.
 
     Args:
       data: the encoded image, scalar string.
       recipe: the views by group.
-      u: [V, UNIFORMS] in [0, 1), V over all groups in order.
+      u: [V, UNIFORMS] in [0, 1), V counted over all groups in order.
       channels: 1 or 3.
       dtype: tf.float32 for 0..1, tf.uint8 for 0..255.
 
@@ -154,7 +154,7 @@ def decode_crops(
         whole if spec.affine else host.crop_window(spec, u[i], height, width)
         for i, spec in enumerate(specs)
     ]
-    # One decode for all views: of the smallest box that contains every window.
+    # One decode for all views, of the smallest box that contains every window.
     top = tf.reduce_min([w[0] for w in windows])
     left = tf.reduce_min([w[1] for w in windows])
     bottom = tf.reduce_max([w[0] + w[2] for w in windows])
@@ -185,7 +185,7 @@ def _starts(data: Tensor, prefix: bytes) -> Tensor:
 
 def _first(data: Tensor, handlers: dict[bytes, Callable[[Tensor], Tensor]]) -> Tensor:
     def unknown() -> Tensor:
-        message = "this is no JPEG, PNG, BMP or WebP"
+        message = "this is not a JPEG, PNG, BMP or WebP"
         with tf.control_dependencies([tf.debugging.Assert(False, [message])]):
             return next(iter(handlers.values()))(data)
 
@@ -226,7 +226,7 @@ def _webp_size(data: Tensor) -> Tensor:
 
 
 def _bmp_pixels(data: Tensor, channels: int) -> Tensor:
-    # Of a BMP of 8 bits TensorFlow gives palette indices: right only if the palette is grey.
+    # For an 8-bit BMP TensorFlow returns palette indices: right only if the palette is grey.
     depth, colours = _integers(data, 28, 2)[0], tf.strings.substr(data, 54, 1024)
     grey = (depth != 8) | (colours == _GREY_PALETTE)
     message = "a BMP with a colour palette; save it as PNG"

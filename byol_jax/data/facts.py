@@ -17,10 +17,10 @@ class Split(NamedTuple):
 class DataFacts(NamedTuple):
     """One data set.
 
-    train, test: the parts to train and to judge on; `test` is one whose labels are public.
-    classes: of the labels. channels: of the images.
-    side: of the images, px, where all have one size, which are then held in memory as arrays; else
-    0. mean, std: of each channel, of images in 0..1. metric: by which results are reported.
+    train, test: the parts to train and to evaluate on; `test` is one whose labels are public.
+    classes: number of classes. channels: of the images.
+    side: of the images, px, if all have one size (they are then held in memory as arrays); else 0.
+    mean, std: per channel, of images in 0..1. metric: the one in which results are reported.
     """
 
     train: Split
@@ -70,7 +70,7 @@ FACTS = {
         classes=100,
         channels=3,
         side=32,
-        # NOTE: those of CIFAR-10, as solo-learn takes them for both.
+        # NOTE: those of CIFAR-10, which solo-learn uses for both.
         mean=spec.CIFAR_MEAN,
         std=spec.CIFAR_STD,
         metric="top1",
@@ -90,9 +90,9 @@ FACTS = {
 
 
 def facts_of(name: str) -> DataFacts | None:
-    """What is known about a data set, whatever its version and config; None if nothing is.
+    """What is known about a data set, in any version and config; None if nothing is.
 
     Args:
-      name: as tfds knows it: "cifar10", "cifar10:3.0.2", "imagenette/160px-v2".
+      name: as in tfds: "cifar10", "cifar10:3.0.2", "imagenette/160px-v2".
     """
     return FACTS.get(name.split(":")[0].split("/")[0])

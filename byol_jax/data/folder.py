@@ -19,25 +19,25 @@ _BLOCK = 16384
 
 
 def open_folder(root: str, split: str, channels: int, seed: int) -> Source:
-    """Open a folder of JPEG, PNG, WebP or BMP files, however nested, in sorted order.
+    """Open a folder of JPEG, PNG, WebP or BMP files, nested in any way, in sorted order.
 
-    If it has train/ and one of test/, val/ and validation/ (the first that exists), they are the
-    parts; otherwise a tenth is held out by content. If every image is in one of two or more
+    If it has train/ and one of test/, val/ and validation/ (the first that exists), these are the
+    parts; otherwise a tenth is held out, by content. If every image is in one of two or more
     folders, these folders are the classes. Hidden files and folders are skipped.
 
     Args:
       root: the folder.
       split: "train" or "test".
       channels: 1 or 3.
-      seed: of the choice of the tenth. Choosing reads up to 64 kB of every image, which takes
-        minutes for 1.3 million of them, at every start; a val/ folder avoids it.
+      seed: for choosing the tenth. Choosing reads up to 64 kB of every image, which takes
+        minutes for 1.3 million of them, at every start; a val/ folder avoids this.
 
     Raises:
-      ValueError: there is no such folder, or no image in it, or train lacks classes of test.
+      ValueError: the folder does not exist, has no images, or train has not all classes of test.
     """
     top = Path(root)
     if not root or not top.is_dir():
-        raise ValueError(f"{root!r} is no folder; expected data.dir to name a folder of images.")
+        raise ValueError(f"{root!r} is not a folder; expected data.dir to name a folder of images.")
     train = top / "train" if (top / "train").is_dir() else top
     tests = [top / name for name in _TEST if (top / name).is_dir()] if train != top else []
     files = _images(train)
@@ -48,7 +48,7 @@ def open_folder(root: str, split: str, channels: int, seed: int) -> Source:
         extra = sorted(set(_classes(files)) - set(classes)) if classes else []
         if extra:
             raise ValueError(
-                f"{base} has the class folder {extra[0]!r}, which {train} lacks; expected the "
+                f"{base} has the class folder {extra[0]!r}, but {train} does not; expected the "
                 "same class folders in both."
             )
     elif not tests:
@@ -72,9 +72,9 @@ def open_folder(root: str, split: str, channels: int, seed: int) -> Source:
 
 
 def _may_be_read(base: Path, files: list[str]) -> np.ndarray:
-    """Which files are plain and not too large, bool [N].
+    """Whether each file is plain and not too large, bool [N].
 
-    Reading a pipe would never end, and TensorFlow takes as much memory as a file is large.
+    Reading a pipe would never end, and TensorFlow allocates as much memory as a file is large.
     """
 
     def fits(file: str) -> bool:
@@ -86,7 +86,7 @@ def _may_be_read(base: Path, files: list[str]) -> np.ndarray:
     def block(start: int) -> list[bool]:
         return [fits(file) for file in files[start : start + 1024]]
 
-    with ThreadPoolExecutor(8) as pool:  # over a network each takes a while
+    with ThreadPoolExecutor(8) as pool:  # slow over a network
         parts = pool.map(block, range(0, len(files), 1024))
         return np.array([ok for part in parts for ok in part], bool)
 
@@ -97,7 +97,7 @@ def _images(base: Path) -> list[str]:
     for folder, names, files in os.walk(base, followlinks=True):
         real = os.path.realpath(folder)
         names[:] = [] if real in seen else sorted(n for n in names if not n.startswith("."))
-        if real in seen:  # a link back up
+        if real in seen:  # a link to a parent folder
             continue
         seen.add(real)
         for name in files:
@@ -111,7 +111,7 @@ def _images(base: Path) -> list[str]:
     if not found:
         saw = ", ".join(f"{n} with {suffix}" for suffix, n in other.most_common(5))
         raise ValueError(
-            f"{base} holds no images (it holds {saw or 'no files'}); expected files ending in "
+            f"{base} has no images (it has {saw or 'no files'}); expected files ending in "
             f"{', '.join(SUFFIXES)}."
         )
     return sorted(found)
@@ -137,7 +137,7 @@ def _part(base: Path, files: list[str], split: str, seed: int) -> list[str]:
 
 
 def _excerpt(path: Path) -> bytes:
-    """Size and up to four blocks of a file: equal for equal files, and cheap for large ones."""
+    """Size and up to four blocks of a file: equal for equal files, and cheap for large files."""
     try:
         size = size_of(path)
         with path.open("rb") as file:
@@ -149,4 +149,4 @@ def _excerpt(path: Path) -> bytes:
                 blocks.append(file.read(_BLOCK))
         return size.to_bytes(8, "little") + b"".join(blocks)
     except OSError:
-        return str(path).encode()  # unreadable: the pipeline counts it as damaged
+        return str(path).encode()  # unreadable; the pipeline will count it as damaged

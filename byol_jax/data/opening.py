@@ -1,4 +1,4 @@
-"""Names to data sets: scikit-learn's digits, a .npz file, a folder, or any tfds data set.
+"""Open a data set by name: scikit-learn's digits, a .npz file, a folder, or any tfds data set.
 
 Opening digits, a .npz file or a folder does not import TensorFlow.
 """
@@ -21,24 +21,24 @@ def open_source(
 
     Args:
       name: "digits", "npz", "folder", or any tfds name.
-      data_dir: the .npz file, the folder of images, or the folder of prepared tfds data; unused by
+      data_dir: the .npz file, the folder of images, or the folder of prepared tfds data; unused for
         digits.
       split: "train", or "test" for evaluation.
-      channels: 1 or 3, of encoded images when they are decoded; arrays keep theirs.
-      seed: of the tenth that is held out where the data have no test part.
+      channels: 1 or 3, to which encoded images are decoded; arrays keep their own.
+      seed: for choosing the tenth that is held out if the data have no test part.
 
     Returns:
       The data set.
 
     Raises:
-      ValueError: it is not there or not as expected, with the remedy.
+      ValueError: it does not exist or is not as expected; says what to do.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split is {split!r}; expected 'train' or 'test'.")
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels!r}; expected 1 or 3.")
     if name not in _OPEN:
-        from byol_jax.data import records  # lazily, since it imports TensorFlow
+        from byol_jax.data import records  # lazily, because it imports TensorFlow
 
         return records.open_tfds(name, data_dir, split, channels)
     return _OPEN[name](data_dir, split, channels, seed)
@@ -47,7 +47,7 @@ def open_source(
 def _open_digits(data_dir: str, split: str, channels: int, seed: int) -> Source:
     """scikit-learn's 1,797 scans of 8x8 px; the end of a fixed permutation is the test part."""
     del data_dir, channels, seed
-    from sklearn.datasets import load_digits  # comes with scikit-learn: nothing is downloaded
+    from sklearn.datasets import load_digits  # part of scikit-learn: nothing is downloaded
 
     data = load_digits()
     order = np.random.RandomState(0).permutation(len(data.images))

@@ -1,14 +1,14 @@
-"""Which example comes when: pure functions of (seed, epoch, position), in NumPy.
+"""The order of the examples: pure functions of (seed, epoch, position), in NumPy.
 
-A position counts the examples of the global data order read so far, in whole global batches. An
-epoch is `steps` batches; what does not fill a batch is left out of that epoch.
+A position is the number of examples read so far in the global data order, in whole global batches.
+An epoch is `steps` batches; examples that do not fill a batch are left out of that epoch.
 
 Data read by index: one permutation per epoch; global batch k is its rows [k B, (k + 1) B), and
-process p of P takes the rows [p B / P, (p + 1) B / P) of every batch, so that a global batch holds
-the same examples whatever P.
+process p of P takes rows [p B / P, (p + 1) B / P) of every batch, so that a global batch has the
+same examples for any P.
 
-Data read as a stream: process p keeps shards p, p + P, ...; they are permuted each epoch, read in
-groups of `GROUP`, round-robin within a group, and windows of `WINDOW` consecutive records are
+Data read as a stream: process p keeps shards p, p + P, ...; they are permuted each epoch and read
+in groups of `GROUP`, round-robin within a group, and windows of `WINDOW` consecutive records are
 permuted. To resume, whole windows are skipped without reading them.
 """
 
@@ -20,10 +20,10 @@ from typing import NamedTuple
 import numpy as np
 
 GROUP = 16
-"""Shards that are read at the same time."""
+"""Shards read at the same time."""
 
 WINDOW = 4096
-"""Records that are permuted together. Two windows of encoded images are in memory (0.9 GB of
+"""Records permuted together. Two windows of encoded images are kept in memory (0.9 GB for
 ImageNet)."""
 
 _ROWS, _SHARDS, _RECORDS = range(3)  # what is permuted
@@ -40,13 +40,13 @@ class Piece(NamedTuple):
 def epoch_permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     """The order of all n examples in one epoch, int64 [n].
 
-    It comes from NumPy's `Generator.permutation`: if NumPy changed that, the order would change.
+    It uses NumPy's `Generator.permutation`: if NumPy changed that, the order would change.
     """
     return _generator(seed, epoch, _ROWS).permutation(n)
 
 
 def locate(position: int, batch_size: int, steps: int) -> tuple[int, int]:
-    """Where a run stands.
+    """Epoch and batch at a position.
 
     Args:
       position: examples of the global order read so far.
@@ -57,7 +57,7 @@ def locate(position: int, batch_size: int, steps: int) -> tuple[int, int]:
       (epoch, batch), both from 0.
 
     Raises:
-      ValueError: the position is not at the beginning of a batch.
+      ValueError: the position is not at the start of a batch.
     """
     if position < 0 or position % batch_size:
         raise ValueError(
@@ -76,7 +76,7 @@ def epoch_rows(
     process_count: int = 1,
     first: int = 0,
 ) -> np.ndarray:
-    """The examples one process reads in an epoch from batch `first` on, in order.
+    """The examples that one process reads in an epoch from batch `first` on, in order.
 
     Args:
       seed: of the run.
@@ -85,7 +85,7 @@ def epoch_rows(
       batch_size: global, a multiple of `process_count`.
       process_index: p.
       process_count: P.
-      first: batch of the epoch to begin with.
+      first: batch of the epoch to start with.
 
     Returns:
       int64 [(n // batch_size - first) * batch_size / process_count].
@@ -104,7 +104,7 @@ def stream_steps(lengths: Sequence[int], batch_size: int, process_count: int = 1
       process_count: P.
 
     Returns:
-      Steps; 0 where a process has too few records.
+      Steps; 0 if a process has too few records.
     """
     share = batch_size // process_count
     return min(sum(lengths[p::process_count]) // share for p in range(process_count))
@@ -118,7 +118,7 @@ def stream_groups(
     process_count: int = 1,
     skip: int = 0,
 ) -> list[list[Piece]]:
-    """What one process reads of a stream in one epoch, after its first `skip` records.
+    """What one process reads from a stream in one epoch, after its first `skip` records.
 
     Args:
       seed: of the run.
@@ -129,8 +129,8 @@ def stream_groups(
       skip: records of this process and epoch to skip.
 
     Returns:
-      Groups to read one after the other. Within a group, one record of each piece is read in turn;
-      pieces that have ended are left out.
+      Groups to read one after another. Within a group, one record of each piece is read in turn;
+      pieces that are used up are left out.
     """
     own = np.arange(process_index, len(lengths), process_count)
     own = own[_generator(seed, epoch, _SHARDS).permutation(len(own))]
@@ -140,7 +140,7 @@ def stream_groups(
         sizes = np.array([lengths[s] for s in shards])
         read, first = _round_robin(sizes, min(skip, int(sizes.sum())))
         skip -= int(read.sum())
-        # Reading goes on with the shard whose turn it is.
+        # Reading continues with the shard whose turn it is.
         turn = [*range(first, len(shards)), *range(first)]
         pieces = [Piece(int(shards[i]), int(read[i]), int(sizes[i] - read[i])) for i in turn]
         pieces = [p for p in pieces if p.take]
@@ -152,13 +152,13 @@ def stream_groups(
 def window_permutation(
     seed: int, epoch: int, window: int, size: int, process_index: int = 0
 ) -> np.ndarray:
-    """The order within one window of `size` records of one process, int64 [size]."""
+    """The order within a window of `size` records of one process, int64 [size]."""
     return _generator(seed, epoch, _RECORDS, window, process_index).permutation(size)
 
 
 def _round_robin(sizes: np.ndarray, taken: int) -> tuple[np.ndarray, int]:
-    """Records read of each shard after `taken` in turn, and the shard whose turn it then is."""
-    rounds = 0  # whole rounds done: shard i has given min(size_i, rounds)
+    """Records read from each shard after `taken` in turn, and the shard whose turn is next."""
+    rounds = 0  # whole rounds done: min(size_i, rounds) were read from shard i
     for size in np.unique(sizes):
         alive = int((sizes > rounds).sum())
         done = int(np.minimum(sizes, rounds).sum())
@@ -173,7 +173,7 @@ def _round_robin(sizes: np.ndarray, taken: int) -> tuple[np.ndarray, int]:
 def _generator(
     seed: int, epoch: int, purpose: int, window: int = 0, process: int = 0
 ) -> np.random.Generator:
-    # Philox counts in the lowest word of its counter; the others choose the stream of numbers.
+    # Philox counts in the lowest word of its counter; the others select the stream of numbers.
     key = np.array([seed % 2**64, epoch], np.uint64)
     counter = np.array([0, purpose, window, process], np.uint64)
     return np.random.Generator(np.random.Philox(counter=counter, key=key))

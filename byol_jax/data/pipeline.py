@@ -1,7 +1,7 @@
-"""Batches: every image is decoded once for all its views, in a reproducible order.
+"""Batches of views: every image is decoded once for all its views, in a reproducible order.
 
 Training reads images in the order of `order.py`, so that a run resumes from its position alone. The
-row of an image that does not decode is filled with a copy of a good one, and has mask 0.
+row of an image that does not decode is filled with a copy of a good one and has mask 0.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from byol_jax.views.spec import EvalSpec, Recipe, ViewSpec, check_recipe
 if TYPE_CHECKING:
     import tensorflow as tf
 
-Batch = dict[str, np.ndarray]
-# (batches done, whether to survive damaged images) -> the rest of the data set.
+HostBatch = dict[str, np.ndarray]
+# (batches done, whether to tolerate damaged images) -> the rest of the data set.
 Opener = Callable[[int, bool], "tf.data.Dataset"]
 
-# Pixels of a view that are augmented by one call: few images if they are large, to stay in the
-# cache; many if they are tiny, where calls cost more than pixels.
+# Pixels of a view that are augmented in one call: few images if they are large, to stay in the
+# cache; many if they are tiny, when calls cost more than pixels.
 _PIXELS_PER_CALL = 65_536
 
 
 def steps_per_epoch(source: Source, batch_size: int, process_count: int = 1) -> int:
-    """Batches in an epoch; what does not fill a batch is left out.
+    """Batches in an epoch; examples that do not fill a batch are left out.
 
     Args:
       source: the data set.
       batch_size: global.
-      process_count: P; it matters to streams only, of which each process reads its own shards.
+      process_count: P; it only matters for streams, where each process reads its own shards.
 
     Returns:
       Steps, at least 1.
 
     Raises:
-      ValueError: the batch is larger than the data set, or not divisible by the processes.
+      ValueError: the batch is larger than the data set, or not a multiple of the processes.
     """
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
         raise ValueError(
@@ -59,8 +59,8 @@ def steps_per_epoch(source: Source, batch_size: int, process_count: int = 1) -> 
     if not steps:
         raise ValueError(
             f"{source.name} has {len(lengths)} shards of {min(lengths)} to {max(lengths)} records, "
-            f"too few for {process_count} processes with {batch_size // process_count} examples a "
-            "batch each; use fewer processes, a smaller batch, or more shards."
+            f"too few for {process_count} processes of {batch_size // process_count} examples "
+            "per batch; use fewer processes, a smaller batch, or more shards."
         )
     return steps
 
@@ -76,32 +76,32 @@ def train_batches(
     process_count: int = 1,
     threads: int = 0,
     on_device: bool = False,
-) -> Iterator[Batch]:
-    """This process's share of the training batches, from `position` on, for ever.
+) -> Iterator[HostBatch]:
+    """This process's rows of the training batches, from `position` on, without end.
 
     Args:
       source: the data set.
-      recipe: the views by group, of as many channels as the images.
+      recipe: the views by group, with as many channels as the images.
       batch_size: global.
-      seed: of the order and of the views.
-      position: examples of the global order read so far, a multiple of batch_size.
+      seed: for the order and for the views.
+      position: examples read so far in the global order, a multiple of batch_size.
       process_index: p.
       process_count: P.
-      threads: that make views; 0: as many as TensorFlow thinks best.
-      on_device: whether `views/device.py` will make the views. Images in memory are then given
-        whole, without TensorFlow; others are decoded and cut here (see `cuts`).
+      threads: that make views; 0: as many as TensorFlow chooses.
+      on_device: whether `views/device.py` will make the views. Images in memory are then returned
+        whole, without TensorFlow; others are decoded and cropped here (see `cuts`).
 
     Returns:
       Batches {group: float32 [b, V, S, S, C] for every group of the recipe, "index": int32 [b],
       "label": int32 [b] (-1 unknown), "mask": float32 [b]} with b = batch_size / P. With
-      `on_device` the groups are uint8 crops, or for images in memory there is "image",
-      uint8 [b, H, W, C], in their place. A row that did not decode has mask 0 and its own index,
-      with the images and the label of the good row before it. Everything is bitwise the same for
-      the same arguments, and after a resume. Arrays are read-only.
+      `on_device` the groups are uint8 crops or, for images in memory, replaced by "image",
+      uint8 [b, H, W, C]. A row that did not decode has mask 0 and its own index, with the images
+      and the label of the good row before it. Everything is bitwise the same for the same
+      arguments, and after a resume. Arrays are read-only.
 
     Raises:
-      ValueError: at once if an argument does not fit; later if no row of a batch decodes, or a
-        file cannot be read at all.
+      ValueError: immediately if an argument is wrong; later if no row of a batch decodes, or a file
+        cannot be read at all.
     """
     steps = steps_per_epoch(source, batch_size, process_count)
     _check_views(source, recipe)
@@ -123,7 +123,7 @@ def train_batches(
             process_count=process_count,
         )
         return _whole_images(source, plan)
-    # How many images are augmented by one call; 0: they are only cut.
+    # How many images are augmented in one call; 0: they are only cropped.
     largest = max(specs[0].size for specs in recipe.values())
     chunk = 0 if on_device else _divisor(share, _PIXELS_PER_CALL // largest**2)
 
@@ -148,7 +148,7 @@ def train_batches(
 
 
 def cuts(source: Source) -> bool:
-    """Whether the host cuts the crops even if the device makes the views: images of many sizes."""
+    """Whether the host crops even if the device makes the views, as for images of many sizes."""
     return source.images is None
 
 
@@ -160,12 +160,12 @@ def row_batches(
     position: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[Batch]:
+) -> Iterator[HostBatch]:
     """The training batches of images in memory, by row: `train_batches` without the images.
 
     Returns:
-      Batches {"row": int32 [b], "index", "label", "mask"}. `row` is where the image is read; it
-      differs from `index` where that image did not decode.
+      Batches {"row": int32 [b], "index", "label", "mask"}. `row` is the image to read; it
+      differs from `index` if that image did not decode.
     """
     steps = steps_per_epoch(source, batch_size, process_count)
     epoch, first = order.locate(position, batch_size, steps)
@@ -181,16 +181,16 @@ def row_batches(
         epoch, first = epoch + 1, 0
 
 
-def _whole_images(source: Source, plan: Iterator[Batch]) -> Iterator[Batch]:
+def _whole_images(source: Source, plan: Iterator[HostBatch]) -> Iterator[HostBatch]:
     images = source.images
     assert images is not None
     for batch in plan:
         yield {"image": images[batch.pop("row")], **batch}
 
 
-def _train_batches(source: Source, open_at: Opener, chunk: int) -> Iterator[Batch]:
+def _train_batches(source: Source, open_at: Opener, chunk: int) -> Iterator[HostBatch]:
     for raw in _readable(source, open_at):
-        # Chunks of images become one axis of rows.
+        # Merge chunks of images into one axis of rows.
         batch = {k: v.reshape(-1, *v.shape[2:]) for k, v in raw.items()} if chunk else raw
         yield _substitute(source, _named(source, batch))
 
@@ -202,17 +202,17 @@ def eval_batches(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[Batch]:
-    """This process's share of one pass over all examples, in the data set's order.
+) -> Iterator[HostBatch]:
+    """This process's rows of one pass over all examples, in the data set's order.
 
-    Images in memory that have the right size already are given without TensorFlow.
+    Images in memory that already have the right size are read without TensorFlow.
 
     Args:
       source: the data set.
       spec: the view.
       batch_size: rows of every global batch, the last one padded; a multiple of process_count.
       process_index: p.
-      process_count: P; every process gives as many batches as the others.
+      process_count: P; every process returns equally many batches.
 
     Returns:
       Batches {"views": float32 [b, 1, S, S, C], "index": int32 [b], "label": int32 [b], "mask":
@@ -220,7 +220,7 @@ def eval_batches(
       index; rows of padding have mask 0, index -1 and label -1.
 
     Raises:
-      ValueError: an argument does not fit; later if a file cannot be read at all.
+      ValueError: an argument is wrong; later if a file cannot be read at all.
     """
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
@@ -244,13 +244,13 @@ def eval_batches(
 
 def _eval_batches(
     source: Source, open_at: Opener, spec: EvalSpec, share: int, count: int
-) -> Iterator[Batch]:
+) -> Iterator[HostBatch]:
     done = 0
     for raw in _readable(source, open_at):
         batch = _named(source, {**raw, "views": raw["views"][:, None]})
         yield _pad(batch, share)
         done += 1
-    # This process may have no row of the last batch.
+    # This process may have no rows in the last batch.
     for _ in range(count - done):
         views = np.zeros((0, 1, spec.size, spec.size, source.channels), np.float32)
         nothing = {"views": views, "index": np.zeros(0, np.int32), "ok": np.zeros(0, bool)}
@@ -259,7 +259,7 @@ def _eval_batches(
 
 def _array_batches(
     source: Source, images: np.ndarray, spec: EvalSpec, own: tuple[int, int, int]
-) -> Iterator[Batch]:
+) -> Iterator[HostBatch]:
     mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
     offset, share, batch_size = own
     for batch in range(0, source.num_examples, batch_size):
@@ -274,8 +274,8 @@ def decode_all(source: Source, side: int) -> Source:
     """The data set with its images decoded and in memory.
 
     Args:
-      source: the data set; of images in memory it is returned as it is.
-      side: of the square images, px: the shorter side is scaled to it, and the centre is kept.
+      source: the data set; returned unchanged if its images are in memory.
+      side: of the square images, px; the shorter side is scaled to it, and the centre is kept.
 
     Returns:
       The same examples in the same order, with `images` uint8 [N, side, side, C] and `intact`.
@@ -295,11 +295,11 @@ def decode_all(source: Source, side: int) -> Source:
 
 
 def why_damaged(source: Source, index: int) -> str:
-    """Read one example again and say what is wrong with it; slow, for messages.
+    """Read one example again and find out what is wrong with it; slow, for messages.
 
     Args:
       source: the data set.
-      index: of an example that came with mask 0.
+      index: of an example that had mask 0.
 
     Returns:
       A phrase: "empty file", "20000x20000 px, more than 89478485", "does not decode: ...".
@@ -337,8 +337,8 @@ def _divisor(n: int, most: int) -> int:
     return max(d for d in range(1, max(1, min(n, most)) + 1) if n % d == 0)
 
 
-def _readable(source: Source, open_at: Opener) -> Iterator[Batch]:
-    """Batches of the fast pipeline, and from the first damaged image on of the safe one."""
+def _readable(source: Source, open_at: Opener) -> Iterator[HostBatch]:
+    """Batches of the fast pipeline until the first damaged image, then of the safe one."""
     import tensorflow as tf
 
     # Bound now, since at exit the module may be gone. The second is raised for messages that quote
@@ -353,15 +353,15 @@ def _readable(source: Source, open_at: Opener) -> Iterator[Batch]:
             return
         except failure as e:
             if safe:
-                # A single image does not lead here: a shard is missing, cut or corrupt.
+                # A single image does not lead here: a shard is missing, truncated or corrupt.
                 from byol_jax.data import tfrecord
 
                 raise ValueError(tfrecord.what_is_wrong(source.name, source.shards, e)) from e
 
 
-def _named(source: Source, batch: Batch) -> Batch:
+def _named(source: Source, batch: HostBatch) -> HostBatch:
     """Add the labels, and turn "ok" into the mask."""
-    images: Batch = {k: v for k, v in batch.items() if k not in ("index", "label", "ok")}
+    images: HostBatch = {k: v for k, v in batch.items() if k not in ("index", "label", "ok")}
     index = batch["index"].astype(np.int32)
     if "label" in batch:
         label = batch["label"]
@@ -373,8 +373,8 @@ def _named(source: Source, batch: Batch) -> Batch:
     return {**images, "index": index, "label": label, "mask": mask}
 
 
-def _substitute(source: Source, batch: Batch) -> Batch:
-    """Give rows of mask 0 the images and label of the nearest good row before them, cyclically."""
+def _substitute(source: Source, batch: HostBatch) -> HostBatch:
+    """Fill rows of mask 0 with images and label of the nearest good row before them, cyclically."""
     good = np.flatnonzero(batch["mask"])
     if len(good) == len(batch["mask"]):
         return batch
@@ -389,7 +389,7 @@ def _substitute(source: Source, batch: Batch) -> Batch:
     return {k: v if k in ("index", "mask") else v[before] for k, v in batch.items()}
 
 
-def _pad(batch: Batch, batch_size: int) -> Batch:
+def _pad(batch: HostBatch, batch_size: int) -> HostBatch:
     missing = batch_size - len(batch["index"])
     if not missing:
         return batch

@@ -18,23 +18,23 @@ from byol_jax.data.facts import facts_of
 from byol_jax.data.source import Shard, Source
 
 FITS = 2**31
-"""Bytes up to which a set is held in memory: decoded if its images have one size, else encoded."""
+"""Bytes up to which a set is kept in memory: decoded if its images have one size, else encoded."""
 
 
 def open_tfds(
     name: str, data_dir: str, split: str, channels: int, *, in_memory: bool | None = None
 ) -> Source:
-    """Open a tfds data set that has an `image` and, possibly, a `label`.
+    """Open a tfds data set that has an `image` and, optionally, a `label`.
 
     Args:
-      name: as tfds knows it, perhaps with config and version: "cifar10", "imagenet2012:5.1.0".
+      name: as in tfds, with or without config and version: "cifar10", "imagenet2012:5.1.0".
       data_dir: where tfds keeps prepared data; "" for tfds' default.
       split: "train" or "test" ("validation" for sets without test labels, see `facts.py`).
       channels: 1 or 3.
-      in_memory: whether to read all of it now; None: if it has at most `FITS` bytes.
+      in_memory: whether to read all of it now; None: only if it has at most `FITS` bytes.
 
     Raises:
-      ValueError: it is unknown, or not prepared and cannot be, or not a set of images.
+      ValueError: it is unknown, is not prepared and cannot be, or is not a set of images.
     """
     builder = _builder(name, data_dir)
     info = builder.info
@@ -73,10 +73,10 @@ def open_tfds(
 
 
 def read_record(source: Source, index: int) -> bytes:
-    """The encoded image of one example, read anew from its shard.
+    """The encoded image of one example, read again from its shard.
 
     Raises:
-      ValueError: the record cannot be used; a phrase that says why.
+      ValueError: the record cannot be used; the message is a phrase that says why.
       OSError: its shard cannot be read.
     """
     shard, record = source.locate(index)
@@ -84,7 +84,7 @@ def read_record(source: Source, index: int) -> bytes:
 
 
 def _load(stream: Source, shape: tuple[int | None, ...]) -> Source:
-    """Read a whole set into memory; decoded, where its images have one size and fit."""
+    """Read a whole set into memory; decoded, if its images have one size and fit."""
     for safe in (False, True):
         try:
             data = tfrecord.read_all(stream.shards, stream.classes, safe=safe)
@@ -105,12 +105,12 @@ def _load(stream: Source, shape: tuple[int | None, ...]) -> Source:
 
 
 def _decode_all(encoded: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Decode N images of one shape: uint8 [N, H, W, C], and which of them did decode."""
+    """Decode N images of one shape: uint8 [N, H, W, C], and which of them decoded."""
     height, width, channels = shape
     sides = width.to_bytes(4, "big") + height.to_bytes(4, "big")
     start = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + sides
     if tf.reduce_all(tf.strings.substr(encoded, 0, len(start)) == start):
-        # All headers are known to be as promised: five times as fast as looking into each.
+        # All headers are known to be correct: five times as fast as checking each.
         one = lambda data: tf.io.decode_png(data, channels)  # noqa: E731
     else:
         one = lambda data: decode.decode_image(data, channels)  # noqa: E731
@@ -140,10 +140,10 @@ def _decode_all(encoded: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nd
 
 def _builder(name: str, data_dir: str) -> Any:
     if data_dir and not Path(data_dir).expanduser().is_dir() and "://" not in data_dir:
-        raise ValueError(f"{data_dir!r} is no folder; expected data.dir to name a tfds data_dir.")
+        raise ValueError(f"{data_dir!r} is not a folder; expected data.dir to be a tfds data_dir.")
     where = data_dir or None
-    # Prepared data is opened without the data set's own code, and without the network. Where it is
-    # not prepared, tfds raises errors of many kinds.
+    # Prepared data is opened without the data set's own code, and without the network. If it is not
+    # prepared, tfds raises many kinds of errors.
     with contextlib.suppress(Exception):
         return read_only_builder.builder_from_files(name, data_dir=where)
     try:
@@ -161,7 +161,7 @@ def _builder(name: str, data_dir: str) -> Any:
     except Exception as e:
         raise ValueError(
             f"{name} is not prepared under {builder.data_dir}, and could not be: {_line(e)}. "
-            f"Prepare it where there is a network (tfds build {name} --data_dir=DIR) and set "
+            f"Prepare it on a machine with a network (tfds build {name} --data_dir=DIR) and set "
             "data.dir to DIR."
         ) from e
     return builder

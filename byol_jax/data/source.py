@@ -1,4 +1,4 @@
-"""What a data set of images is: how many examples, and what is needed to read them.
+"""A data set of images: how many examples it has, and what is needed to read them.
 
 `opening.py` makes a `Source` from a name; `stream.py` and `pipeline.py` read its examples.
 """
@@ -17,7 +17,7 @@ MAX_BYTES = 2**29
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One TFRecord file: where it is, and how many records it holds."""
+    """One TFRecord file: its path, and how many records it has."""
 
     path: str
     records: int
@@ -27,16 +27,16 @@ class Shard:
 class Source:
     """A data set of N images, in one of four forms: `images`, `encoded`, `paths` or a stream.
 
-    name: what was asked for, with the split: "digits train".
+    name: the requested name, with the split: "digits train".
     num_examples: N. channels: C of every image, 1 or 3.
-    classes: how many, 0 where there are no labels. class_names: their names.
-    labels: int32 [N], -1 unknown; None for streams, whose labels are in the records.
+    classes: how many, 0 without labels. class_names: their names.
+    labels: int32 [N], -1 if unknown; None for streams, whose labels are in the records.
     images: uint8 [N, H, W, C], decoded, in memory.
-    intact: bool [N], False for images that did not decode and for files that must not be read
-    (None: all are intact).
+    intact: bool [N], False for images that did not decode and files that must not be read (None:
+    all are intact).
     encoded: tf.string [N], encoded images in memory.
     paths: object [N], image files, relative to the folder `root`.
-    shards: TFRecord files, in order. A data set of shards alone is read as a stream.
+    shards: TFRecord files, in order. A data set with only shards is read as a stream.
     rows: int64 [N], each example's position in what was opened (None: its index).
     """
 
@@ -60,7 +60,7 @@ class Source:
         return self.images is None and self.encoded is None and self.paths is None
 
     def describe(self, index: int) -> str:
-        """An example's name for messages: its file, or its position in the data set."""
+        """The name of an example in messages: its file, or its position in the data set."""
         if self.paths is not None:
             return str(Path(self.root) / str(self.paths[index]))
         if self.shards:
@@ -69,7 +69,7 @@ class Source:
         return f"{self.name}, example {self._row(index)}"
 
     def locate(self, index: int) -> tuple[Shard, int]:
-        """The shard that holds an example, and the record's position in it."""
+        """The shard of an example, and its record's position in the shard."""
         left = self._row(index)
         for shard in self.shards:
             if left < shard.records:
@@ -88,7 +88,7 @@ class Source:
         """
         if self.is_stream:
             raise ValueError(
-                f"{self.name} is read as a stream, and its examples cannot be picked; "
+                f"{self.name} is read as a stream, so its examples cannot be selected; "
                 "hold out whole shards with hold_out instead."
             )
         at = np.asarray(indices, np.int64)
@@ -99,7 +99,7 @@ class Source:
 
         encoded = self.encoded
         if encoded is not None:
-            import tensorflow as tf  # only here: the strings are TensorFlow's
+            import tensorflow as tf  # only here: the strings are TensorFlow tensors
 
             encoded = tf.gather(encoded, at)
         return dataclasses.replace(
@@ -114,11 +114,11 @@ class Source:
         )
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[Source, Source]:
-        """Split off a share of the examples; of a stream, its last shards.
+        """Split off a fraction of the examples; for a stream, its last shards.
 
         Args:
           fraction: of the examples, between 0 and 1.
-          seed: which examples.
+          seed: for choosing the examples.
 
         Returns:
           (rest, held), neither of them empty.

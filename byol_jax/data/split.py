@@ -1,4 +1,4 @@
-"""Which examples are held out of data that has no test part: a tenth, by their content."""
+"""Which examples are held out of data without a test part: a tenth, by their content."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 
 def held_out(contents: list[bytes], seed: int) -> np.ndarray:
-    """Pick about a tenth, equal contents together.
+    """Choose about a tenth, keeping equal contents together.
 
-    Whether an example is held out depends on its content alone: images that are added later do not
-    move others.
+    Whether an example is held out depends on its content alone, so images that are added later do
+    not move others.
 
     Args:
       contents: what identifies each example.
-      seed: of the choice.
+      seed: for the choice.
 
     Returns:
       bool [N], True for those that are held out.

@@ -24,7 +24,7 @@ _NO_END = np.iinfo(np.int64).max
 
 @decode.plain
 def shuffled_rows(rows: Callable[[int], np.ndarray], first_epoch: int) -> Dataset:
-    """Elements {"epoch", "index"} in the order that `rows` gives for each epoch."""
+    """Elements {"epoch", "index"} in the order that `rows` returns for each epoch."""
 
     def of_epoch(epoch: Tensor) -> Dataset:
         index = tf.numpy_function(lambda e: rows(int(e)), [epoch], tf.int64)
@@ -49,17 +49,17 @@ def shuffled_records(
 
     Args:
       source: a stream.
-      share: examples of this process in a batch.
+      share: examples of this process per batch.
       steps: batches in an epoch.
-      start: (epoch, batch) to begin with.
-      seed: of the order.
+      start: (epoch, batch) to start with.
+      seed: for the order.
       process_index: p.
       process_count: P.
-      safe: whether a damaged record gives an empty image and the label -1; otherwise an error.
+      safe: whether a damaged record becomes an empty image with label -1; otherwise an error.
     """
     lengths = [s.records for s in source.shards]
     own = sum(lengths[process_index::process_count])
-    used = steps * share  # of the own records, in every epoch
+    used = steps * share  # of this process's records, in every epoch
 
     def plan(epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.int64]:
         window = start[1] * share // order.WINDOW if epoch == start[0] else 0
@@ -123,20 +123,20 @@ def views_of(
     safe: bool,
     threads: int,
 ) -> Dataset:
-    """Make the views of examples, every group of the recipe under its name.
+    """Make the views of examples: every group of the recipe under its name.
 
     Args:
       source: the data set.
-      examples: elements {"epoch", "index", perhaps "label" and "data"}.
+      examples: elements {"epoch", "index", optionally "label" and "data"}.
       recipe: the views by group.
-      seed: of the views.
-      chunk: how many examples are augmented by one call. 0: the views are only cut.
-      safe: whether an image that does not decode gives zeros and "ok" False; otherwise an error.
-      threads: 0: as many as TensorFlow thinks best.
+      seed: for the views.
+      chunk: how many examples are augmented in one call. 0: the views are only cropped.
+      safe: whether an image that does not decode becomes zeros, "ok" False; otherwise an error.
+      threads: 0: as many as TensorFlow chooses.
 
     Returns:
       Elements {group: float32 [chunk, V, S, S, C], "index", "ok", perhaps "label"}; with chunk 0
-      they are of one example each, {group: uint8 [V, S, S, C], ...}.
+      each is one example, {group: uint8 [V, S, S, C], ...}.
     """
     total = total_views(recipe)
 
@@ -184,7 +184,7 @@ def views_of(
 def _each_view(
     recipe: Recipe, u: Tensor, make: Callable[[str, int, ViewSpec, Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """The groups of a batch, from what `make` gives for each view.
+    """The groups of a batch, from what `make` returns for each view.
 
     Args:
       recipe: the views by group.
@@ -210,10 +210,10 @@ def eval_views_of(
     Args:
       source: the data set.
       spec: the view.
-      first: example to begin with, counted over those of all processes.
-      safe: whether to survive damaged images.
-      own: (offset, share, period): this process has the examples offset to offset + share - 1 of
-        every `period`.
+      first: example to start with, counted over all processes.
+      safe: whether to tolerate damaged images.
+      own: (offset, share, period): this process has examples offset to offset + share - 1 of every
+        `period`.
     """
     offset, share, period = own
 
@@ -248,7 +248,7 @@ def eval_views_of(
 
 @decode.plain
 def decoded_only(source: Source, count: int, threads: int) -> Dataset:
-    """Decode the first `count` images from memory again and again, and drop them: {"index"}."""
+    """Decode the first `count` images from memory repeatedly, and drop them: {"index"}."""
     encoded = tf.constant([encoded_image(source, i) for i in range(count)])
 
     def one(image: Tensor) -> dict[str, Tensor]:
@@ -259,10 +259,10 @@ def decoded_only(source: Source, count: int, threads: int) -> Dataset:
 
 
 def finish(data: Dataset, rows: int, threads: int, remainder: bool = False) -> Dataset:
-    """Batch and prefetch, with the options that make it reproducible."""
+    """Batch and prefetch, with the options that make the result reproducible."""
     options = tf.data.Options()
     options.deterministic = True
-    # One thread per operation: then sums do not depend on the machine. Images run in parallel.
+    # One thread per operation, so that sums do not depend on the machine. Images run in parallel.
     options.threading.max_intra_op_parallelism = 1
     if threads:
         options.threading.private_threadpool_size = threads
@@ -274,7 +274,7 @@ def encoded_image(source: Source, index: int) -> bytes:
 
     Raises:
       OSError: its file cannot be read.
-      ValueError: it is larger than `MAX_BYTES`, or its record is damaged; a phrase.
+      ValueError: it is larger than `MAX_BYTES`, or its record is damaged; says why in a phrase.
     """
     if source.paths is not None:
         return read_bytes(Path(source.root, source.paths[index]), MAX_BYTES)
@@ -285,7 +285,7 @@ def what_is_wrong(data: bytes, channels: int) -> str:
     """Why an encoded image is refused, as a phrase."""
     if not data:
         return "empty file"
-    # TensorFlow raises the second where its message quotes bytes of the image.
+    # TensorFlow raises the second if its message quotes bytes of the image.
     failure = (tf.errors.OpError, UnicodeDecodeError)
     try:
         height, width = decode.header(data)
@@ -298,7 +298,7 @@ def what_is_wrong(data: bytes, channels: int) -> str:
         decode.decode_image(tf.constant(data), channels)
     except failure as e:
         return f"does not decode: {_reason(e)}"
-    return "it decodes now; was it changed, or not of the size the data set promises?"
+    return "it decodes now; was it changed, or is it not of the declared size?"
 
 
 def _reason(error: Any) -> str:
@@ -317,7 +317,7 @@ def _intact(source: Source) -> Tensor:
 
 
 def _reader(source: Source) -> Callable[[dict[str, Tensor]], Tensor]:
-    """How to get an example's encoded image. A file that cannot be read is a damaged image."""
+    """How to read an example's encoded image. A file that cannot be read is a damaged image."""
     if source.paths is not None:
         may = np.ones(len(source.paths), bool) if source.intact is None else source.intact
         paths = tf.constant(
@@ -341,7 +341,7 @@ def _decoded(
     safe: bool,
     threads: int = 0,
 ) -> Dataset:
-    """Add to each example what `make` gives and "ok" True; if that fails, `blank` and "ok" False.
+    """Add to each example what `make` returns and "ok" True; on failure `blank` and "ok" False.
 
     The entries `done` are dropped.
     """

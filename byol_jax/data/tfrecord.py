@@ -1,9 +1,9 @@
-"""The records of TFRecord files: a damaged record does not move the records after it.
+"""The records of TFRecord files; a damaged record does not shift the records after it.
 
-A file is a sequence of records, each of a length (8 bytes), its checksum (4), the data and their
+A file is a sequence of records: each is a length (8 bytes), its checksum (4), the data and their
 checksum (4). As long as the lengths lead to the end of the file, the offset of every record is
-known. The lengths are checked before TensorFlow reads: it takes memory for whatever a length says,
-or crashes.
+known. The lengths are checked before TensorFlow reads, since it allocates memory for whatever a
+length says, or crashes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from byol_jax.untrusted import size_of
 Tensor = Any  # tf.Tensor; TensorFlow ships no usable types
 Dataset = Any  # tf.data.Dataset
 
-_FRAME = 16  # bytes of a record besides its data
+_FRAME = 16  # bytes of a record in addition to its data
 
 
 @functools.lru_cache(maxsize=8192)
 def record_offsets(shard: Shard) -> np.ndarray:
-    """Where each record of a shard begins, and last where the file ends, int64 [N + 1], in bytes.
+    """Where each record of a shard begins, and lastly where the file ends, int64 [N + 1], in bytes.
 
     Raises:
-      ValueError: the lengths do not lead to the end of the file in as many records as promised.
+      ValueError: the lengths do not lead to the end of the file in the declared number of records.
       OSError: the file cannot be read.
     """
     remote = "://" in shard.path
@@ -53,7 +53,7 @@ def record_offsets(shard: Shard) -> np.ndarray:
             found.append(end)
     if len(found) != shard.records + 1 or found[-1] != size:
         more = "more than" if found[-1] != size else f"{len(found) - 1} records, not"
-        raise ValueError(f"{shard.path} has {more} the {shard.records} that its data set promises")
+        raise ValueError(f"{shard.path} has {more} the {shard.records} that its data set declares")
     return np.array(found, np.int64)
 
 
@@ -65,8 +65,8 @@ def reader(
 
     Args:
       shards: of the data set.
-      classes: labels are 0 to classes - 1, or -1; 0: there are none.
-      safe: whether a damaged record gives an empty image and the label -1; otherwise it ends the
+      classes: labels are 0 to classes - 1, or -1; 0: no labels.
+      safe: whether a damaged record becomes an empty image with label -1; otherwise it ends the
         data set with an error. Costs about 0.5 ms per record.
 
     Returns:
@@ -87,7 +87,7 @@ def reader(
         return parse(record, classes)
 
     def fast(shard: Tensor, first: Tensor, count: Tensor) -> Dataset:
-        # Over a network many small reads take long: there TensorFlow's own errors must do.
+        # Many small reads are slow over a network: there TensorFlow's own errors must suffice.
         fits = tf.cond(
             local[shard],
             lambda: tf.numpy_function(check, [shard], tf.bool),
@@ -102,7 +102,7 @@ def reader(
         blank = tf.data.Dataset.from_tensors((tf.constant(b""), tf.constant(-1)))
 
         def one(at: Tensor, end: Tensor) -> Dataset:
-            # A record that is too large is not read: at the end of the file there is nothing.
+            # A record that is too large is not read: reading at the end of the file finds nothing.
             at = tf.where(end - at <= MAX_BYTES, at, found[-1])
             data = _at(paths[shard], at).map(take).ignore_errors()
             return data.concatenate(blank).take(1)
@@ -114,7 +114,7 @@ def reader(
 
 
 def _at(path: Tensor, at: Tensor) -> Dataset:
-    """The record that begins at this byte of a file, as a data set of one element."""
+    """The record that begins at a byte of a file, as a data set of one element."""
     variant = tf.raw_ops.TFRecordDatasetV2(
         filenames=path[None], compression_type="", buffer_size=0, byte_offsets=at[None]
     )
@@ -130,10 +130,10 @@ def read_all(shards: Sequence[Shard], classes: int, *, safe: bool) -> Dataset:
 
 
 def parse(record: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Encoded image and label (int32, -1 without) of one serialised record.
+    """Encoded image and label (int32, -1 if there is none) of one serialised record.
 
-    It fails if the record is no tf.train.Example or its label is none of the classes. A missing
-    image becomes an empty one, which then does not decode.
+    It fails if the record is not a tf.train.Example or its label is not a class. A missing
+    image becomes an empty one, which does not decode.
     """
     features: dict[str, Any] = {"image": tf.io.FixedLenFeature([], tf.string, "")}
     if classes:
@@ -160,7 +160,7 @@ def explain(shard: Shard, record: int, classes: int) -> bytes:
     at, size = int(found[record]), int(found[record + 1] - found[record]) - _FRAME
     if size > MAX_BYTES:
         raise ValueError(f"a record of {size:,} bytes, more than {MAX_BYTES:,}")
-    # Inside flat_map, since TensorFlow cannot optimise this data set alone.
+    # Inside flat_map, because TensorFlow cannot optimise this data set alone.
     data = tf.data.Dataset.from_tensors(tf.constant(at, tf.int64))
     data = data.flat_map(lambda at: _at(tf.constant(shard.path), at))
     try:
@@ -170,7 +170,7 @@ def explain(shard: Shard, record: int, classes: int) -> bytes:
     try:
         example = tf.train.Example.FromString(serialised)
     except Exception as e:  # the kinds of error differ between versions of protobuf
-        raise ValueError("the record is no tf.train.Example") from e
+        raise ValueError("the record is not a tf.train.Example") from e
     image = example.features.feature["image"].bytes_list.value
     if len(image) != 1:
         raise ValueError(f"the record has {len(image) or 'no'} images under 'image', expected one")

@@ -1,1 +1,1 @@
-"""Judge an encoder: nearest neighbours, linear, few labels, fine-tuning."""
+"""Evaluate an encoder: nearest neighbours, linear, few labels, fine-tuning."""

@@ -12,16 +12,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from byol_jax.core import Tree
 from byol_jax.mesh import fetched, put_batch
 
-Tree = Any
 Outputs = Callable[[Tree, Any], Mapping[str, jax.Array]]
 
 
 class Extracted(NamedTuple):
-    """What was extracted: outputs by name, each [N, ...] float32, and labels [N] int32.
+    """Extracted features: outputs by name, each [N, ...] float32, and labels [N] int32.
 
-    damaged: how many examples could not be read and are left out.
+    damaged: how many examples could not be read and were left out.
     """
 
     outputs: dict[str, np.ndarray]
@@ -36,18 +36,18 @@ def extract(
     mesh: Mesh,
     poll: Callable[[], None] = lambda: None,
 ) -> Extracted:
-    """Apply a function to every image of one pass over the data, in order.
+    """Apply a function to every image in one pass over the data, in order.
 
     Args:
       outputs: jitted (weights, images [B, 1, H, W, C]) -> {name: [B, 1, ...]}.
       weights: any pytree, passed through.
-      batches: this process's share, with views, label, index and mask; rows of mask 0 are left out.
-      mesh: the batches are divided over its devices.
+      batches: this process's rows, with views, label, index and mask; rows of mask 0 are left out.
+      mesh: the batches are sharded over its devices.
       poll: called before every batch.
 
     Returns:
-      The same on every process: of all rows. With several processes the order is that of the
-      mesh's devices; what is of one row stays together.
+      The result for all rows, the same on every process. With several processes the order is that
+      of the mesh's devices; the outputs and label of a row stay together.
     """
     found: dict[str, list[np.ndarray]] = {}
     labels: list[np.ndarray] = []
@@ -73,8 +73,8 @@ def topk_accuracy(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, floa
     """Top-1 and top-5 accuracy in percent; rows labelled -1 do not count."""
     known = labels_N >= 0
     scores, labels = scores_NK[known], labels_N[known]
-    # How many classes are not below the right one. Ties and NaN go against us, so that a constant
-    # or broken output is not perfect.
+    # How many classes score no lower than the right one. Ties and NaN count as errors, so that a
+    # constant or broken output is not perfect.
     right = np.take_along_axis(scores, labels[:, None], 1)
     rank = (~(scores < right)).sum(1) - 1
     accuracy = {"top1": 100 * float((rank < 1).mean())}
@@ -84,7 +84,7 @@ def topk_accuracy(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, floa
 
 
 def pixels(batches: Iterable[Mapping[str, np.ndarray]]) -> Extracted:
-    """The images themselves as features, flattened: the control beside every encoder."""
+    """The images themselves as features, flattened: a baseline for every encoder."""
     rows, labels = [], []
     for batch in batches:
         mask = np.asarray(batch["mask"]) > 0

@@ -1,4 +1,4 @@
-"""Logistic regression on frozen features with few labels a class, and with all.
+"""Logistic regression on frozen features with few labels per class, and with all.
 
 Shape key: N training examples, M test examples, D features.
 """
@@ -6,7 +6,6 @@ Shape key: N training examples, M test examples, D features.
 from __future__ import annotations
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from byol_jax.log import say
 
@@ -17,7 +16,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def draw_labels(labels: np.ndarray, shots: int, draw: int) -> np.ndarray:
-    """Indices of `shots` examples a class, a function of (labels, shots, draw) alone.
+    """Indices of `shots` examples per class, a function of (labels, shots, draw) alone.
 
     Raises:
       ValueError: a class has fewer examples.
@@ -29,7 +28,7 @@ def draw_labels(labels: np.ndarray, shots: int, draw: int) -> np.ndarray:
         if len(members) < shots:
             raise ValueError(
                 f"Class {c} has {len(members)} training images, fewer than the {shots} labels "
-                "asked for; take smaller eval.shots."
+                "requested; use smaller eval.shots."
             )
         picked.append(random.permutation(members)[:shots])
     return np.concatenate(picked)
@@ -50,13 +49,15 @@ def fewshot(
     Args:
       train_h, train_y: features [N, D] and labels [N]; rows labelled -1 are left out.
       test_h, test_y: features [M, D] and labels [M].
-      shots: labels a class.
-      draws: random draws of the labelled images, averaged; draw i is seeded by i.
+      shots: labels per class.
+      draws: random draws of the labelled images, averaged; draw i has seed i.
       c: inverse strength of the regularisation.
 
     Returns:
       {"1": percent, "5": percent, ..., "all": percent}, and "1_std" and so on over the draws.
     """
+    from sklearn.linear_model import LogisticRegression  # 1.5 s that no other command needs
+
     train, test = _unit(train_h), _unit(test_h)
     known = test_y >= 0
 

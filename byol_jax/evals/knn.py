@@ -21,7 +21,7 @@ CHUNK = 512  # test rows compared at once: 512 x 1.28 million cosines are 2.6 GB
 def neighbours(k: int, train_examples: int) -> int:
     """The number of neighbours for a training set: `k`, at most 2% of it (20 of a small one).
 
-    With a tenth of ten balanced classes nearly a whole class would have to vote. Never more than a
+    With a tenth of ten balanced classes, nearly a whole class would have to vote. Never more than a
     tenth, and at least 1.
     """
     return max(1, min(k, max(train_examples // 50, 20), train_examples // 10))

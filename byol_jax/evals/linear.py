@@ -27,7 +27,7 @@ Scorer = Callable[["Part"], tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A data set as the protocols read it.
+    """A data set, as the protocols read it.
 
     examples: how many. train: (batch_size, seed) -> endless augmented batches. test: one pass of
     centre crops.
@@ -42,7 +42,7 @@ class Parts(NamedTuple):
     """The images of a linear evaluation.
 
     train: all training images with the labels that may be used. sweep, validation: the same images
-    in two parts, to pick the learning rate. test: looked at once, at the end.
+    in two parts, to choose the learning rate. test: used once, at the end.
     """
 
     train: Part
@@ -55,7 +55,7 @@ class Parts(NamedTuple):
 class Protocol:
     """How a classifier is trained: SGD with Nesterov momentum 0.9, cosine to 0, no decay.
 
-    lrs: at batch 1024, scaled linearly. frozen: the linear protocol; otherwise the encoder learns.
+    lrs: at batch 1024, scaled linearly. frozen: linear protocol; otherwise the encoder is trained.
     """
 
     lrs: tuple[float, ...]
@@ -73,7 +73,7 @@ def _train(
     lrs: tuple[float, ...],
     mesh: Mesh,
 ) -> Scorer:
-    """Train one linear layer per learning rate; returns what scores a data set, [N, L, K]."""
+    """Train one linear layer per learning rate; returns a function part -> scores [N, L, K]."""
     devices = mesh.devices.size
     batch_size = min(protocol.batch_size, part.examples) // devices * devices
     if not batch_size:
@@ -121,12 +121,12 @@ def linear(
     classes: int,
     mesh: Mesh,
 ) -> dict[str, float]:
-    """Pick the learning rate on a validation part, train on all, report the test accuracy.
+    """Choose the learning rate on a validation part, train on all, report the test accuracy.
 
     Args:
-      encoder: with its weights, as `core.starting_from` gives it.
+      encoder: with its weights, as returned by `core.starting_from`.
       parts: the images.
-      protocol: how; frozen features are swept in one pass, fine-tuning once per learning rate.
+      protocol: how to train; frozen features need one pass, fine-tuning one per learning rate.
       classes: number of classes K.
       mesh: the devices.
 
@@ -140,7 +140,7 @@ def linear(
         return _train(encoder, part, protocol, classes, lrs, mesh)
 
     lrs = protocol.lrs
-    # Frozen features are the same for every learning rate: all are trained in one pass.
+    # Frozen features are the same for every learning rate, so all are trained in one pass.
     groups = [lrs] if protocol.frozen else [(lr,) for lr in lrs]
     accuracy: list[float] = []
     for group in groups:

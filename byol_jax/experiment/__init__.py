@@ -1,1 +1,1 @@
-"""From a config to objects: the only package that turns names into functions."""
+"""Builds objects from a config: the only package that turns names into functions."""

@@ -1,4 +1,4 @@
-"""From a config to all the objects of a training run."""
+"""Build all objects of a training run from a config."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from byol_jax.views.spec import EvalSpec, Recipe
 
 
 class Experiment(NamedTuple):
-    """All that a training run is made of.
+    """Everything that a training run is made of.
 
-    config: resolved. recipe: of the training views. encoder: as configured, by itself. info:
+    config: resolved. recipe: of the training views. encoder: as configured, on its own. info:
     describes it for exports.
     """
 
@@ -48,12 +48,12 @@ class Experiment(NamedTuple):
 
     @property
     def dtype(self) -> Any:
-        """Of the views that the encoder is given."""
+        """The dtype of the encoder's input views."""
         return jnp.float64 if self.config.encoder.dtype == "float64" else jnp.float32
 
 
 def decoded(source: Source, side: int, devices: Mesh) -> Source:
-    """The data set in memory, decoded to squares of `side` px where it is not yet.
+    """The data set in memory, decoded to squares of `side` px if it is not yet decoded.
 
     Raises:
       ValueError: it would not fit on the devices.
@@ -76,13 +76,13 @@ def build(
 
     Args:
       config: complete.
-      source: the data, where they are not those that the config names.
-      devices: where to run; all of the process group's by default.
-      resumed: the state will come from a checkpoint: `init_from` is not read.
+      source: the data, if not those named by the config.
+      devices: where to run; by default, all devices of the process group.
+      resumed: the state will come from a checkpoint, so `init_from` is not read.
       decode: (source, side, mesh) -> the images in memory, for resident data.
 
     Raises:
-      ValueError: anything about config or data that would fail later, said clearly.
+      ValueError: anything about config or data that would fail later, with a clear message.
     """
     config = resolve(config)
     if config.encoder.dtype == "float64":
@@ -118,23 +118,23 @@ def build(
 
 
 def _gather(where: Mesh) -> Callable[[Any], Any]:
-    """What wraps encoders and heads: nothing, where every device holds the whole state."""
+    """The wrapper of encoders and heads; the identity if every device holds the whole state."""
     if where.shape["fsdp"] == 1:
         return lambda module: module
     return lambda module: mesh.gathered(module, where)
 
 
 def _facts(config: ConfigDict, source: Source) -> Facts:
-    """Numbers of the data and of the run.
+    """The sizes of the data and of the run.
 
     Raises:
-      ValueError: the data are not as many as declared, or the run is too long for int32.
+      ValueError: the number of examples is not as declared, or the run is too long for int32.
     """
     declared = config.data.train_examples
     if declared and declared != source.num_examples:
         raise ValueError(
             f"data.train_examples is {declared}, but {source.name} has {source.num_examples} "
-            "images; set it to 0 to ask the data."
+            "images; set it to 0 to use that number."
         )
     per_epoch = steps_per_epoch(source, config.batch_size, jax.process_count())
     total = per_epoch * config.epochs
@@ -147,10 +147,10 @@ def _facts(config: ConfigDict, source: Source) -> Facts:
 
 
 def _pretrained(encoder: Encoder, path: str) -> Encoder:
-    """The encoder that starts from an export.
+    """The encoder, starting from an export.
 
     Raises:
-      ValueError: the export is of another architecture.
+      ValueError: the export has another architecture.
     """
     given, *arrays, _ = read_encoder(path)
     for key in ("name", "width", "stem", "padding", "project_first", "channels"):
@@ -184,7 +184,7 @@ def batch_shapes(e: Experiment) -> Batch:
 
 
 def build_damage(e: Experiment, seen: Any) -> Damage:
-    """The count of unreadable images, with what to say of each."""
+    """The counter of unreadable images, with an explanation for each."""
 
     def explain(index: int) -> str:
         return f"{e.source.describe(index)}: {why_damaged(e.source, index)}"

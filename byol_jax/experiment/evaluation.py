@@ -1,4 +1,4 @@
-"""From a config to the evaluation of an encoder, during training and after it."""
+"""Build the evaluation of an encoder from a config, during and after training."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ PIXELS_UP_TO = 64  # px; larger images are not used as raw features
 
 
 def eval_batch_size(config: ConfigDict, devices: Mesh) -> int:
-    """The evaluation's batch, rounded up to a multiple of the devices."""
+    """The evaluation batch size, rounded up to a multiple of the number of devices."""
     n = devices.devices.size
     return -(-config.eval.batch_size // n) * n
 
 
 def limited(source: Source, most: int) -> Source:
-    """A seeded choice of `most` examples; all where most is 0."""
+    """A seeded random choice of `most` examples; all if `most` is 0."""
     if not most or most >= source.num_examples:
         return source
     return source.take(np.sort(np.random.RandomState(0).permutation(source.num_examples)[:most]))
@@ -45,7 +45,7 @@ def limited(source: Source, most: int) -> Source:
 def build_evaluation(
     e: Experiment,
 ) -> Callable[[TrainState, Callable[[], None]], dict[str, float]] | None:
-    """KNN (and the probe's accuracy) on the test images; None where there are no labels."""
+    """KNN (and the probe's accuracy) on the test images; None if there are no labels."""
     if not e.source.classes:
         return None
     test = open_source(e.config.data.name, e.config.data.dir, "test", seed=e.config.seed)
@@ -144,10 +144,10 @@ def open_eval_data(run: RunEncoder) -> EvalData:
     if train.channels != run.encoder.channels:
         raise ValueError(
             f"The data have {train.channels} channels, the encoder {run.encoder.channels}; "
-            "evaluate on data with as many."
+            "evaluate on data with the same number."
         )
     recipe, _ = build_views(config, train.channels)
-    # Normalised as trained, also where the encoder is evaluated on other data.
+    # Normalised as in training, even if the encoder is evaluated on other data.
     info = run.info
     resize = config.eval.resize or info.resize or info.image_size
     spec = EvalSpec(info.image_size, resize, info.mean, info.std)
@@ -194,7 +194,7 @@ def run_fewshot(run: RunEncoder, data: EvalData) -> dict[str, Any]:
         )
 
     if data.spec.size <= PIXELS_UP_TO:
-        # Of pixels in 0..1, not normalised: an offset would change their l2-normalised angles.
+        # Pixels in 0..1, not normalised: an offset would change their l2-normalised angles.
         plain = dataclasses.replace(
             data,
             spec=dataclasses.replace(
@@ -231,7 +231,7 @@ def _run_supervised(run: RunEncoder, data: EvalData, train: Source, frozen: bool
 
 
 def run_linear(run: RunEncoder, data: EvalData) -> dict[str, Any]:
-    """A linear classifier on frozen features, of the encoder and of an untrained one."""
+    """A linear classifier on frozen features of the encoder and of an untrained one."""
     return _run_supervised(run, data, data.train, frozen=True)
 
 

@@ -1,4 +1,4 @@
-"""Where images become views: what the host hands over, and what the step makes of it."""
+"""Where images become views: what the host passes on, and what the step does with it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 class Feed(NamedTuple):
-    """How the images of a run reach its step; placements are decided once, in `build_feed`.
+    """How the images of a run reach its step; placement is decided once, in `build_feed`.
 
     batches: position in the data order -> this process's batches from there on.
-    shapes: of one global batch as the host hands it over.
-    views: what makes the views inside the step; None where the host makes them.
-    constants: shapes of what is on the devices for the whole run.
-    load: puts it there.
-    steps_per_dispatch: at most; 0: one step per call, of a batch from the host.
+    shapes: of one global batch as passed on by the host.
+    views: makes the views inside the step; None if the host makes them.
+    constants: shapes of the arrays that stay on the devices for the whole run.
+    load: puts them there.
+    steps_per_dispatch: at most; 0: one step per call, on a batch from the host.
     """
 
     batches: Callable[[int], Iterator[dict[str, np.ndarray]]]
@@ -40,7 +40,7 @@ class Feed(NamedTuple):
 
 
 def build_feed(e: Experiment) -> Feed:
-    """The feed of a run: one of the rows of the table in docs/architecture.md."""
+    """The feed of a run: one row of the table in docs/architecture.md."""
     if e.config.data.placement == "resident":
         return _resident(e)
     if e.config.views.placement == "host":
@@ -76,7 +76,7 @@ def _host_views(e: Experiment) -> Feed:
 
 
 def _host_windows(e: Experiment) -> Feed:
-    """The host decodes each image once and cuts all windows; the device does the rest."""
+    """The host decodes each image once and crops all windows; the device does the rest."""
     shapes = {
         k: jax.ShapeDtypeStruct(v.shape, jnp.uint8) if k in e.recipe else v
         for k, v in batch_shapes(e).items()
@@ -85,7 +85,7 @@ def _host_windows(e: Experiment) -> Feed:
 
 
 def _host_images(e: Experiment) -> Feed:
-    """The host hands over whole images that it has in memory."""
+    """The host passes on whole images that it has in memory."""
     assert e.source.images is not None
     shape = (e.config.batch_size, *e.source.images.shape[1:])
     shapes = _without_views(e) | {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
@@ -93,7 +93,7 @@ def _host_images(e: Experiment) -> Feed:
 
 
 def _resident(e: Experiment) -> Feed:
-    """The images are on the devices; the host sends where each row's is."""
+    """The images are on the devices; the host sends only the index of each row's image."""
     images = e.source.images
     assert images is not None
     make = device.make_views(e.recipe, cropped=False, dtype=e.dtype)
@@ -107,7 +107,7 @@ def _resident(e: Experiment) -> Feed:
         return {"images": mesh.put_whole(images.reshape(flat), e.mesh)}
 
     rows = _without_views(e)
-    # A CPU's steps are long: one at a time, so that a signal to stop is heeded soon.
+    # Steps on a CPU are long: dispatch one at a time, so that a signal to stop takes effect soon.
     automatic = 1 if mesh.platform(e.mesh) == "cpu" else 50
     return Feed(
         batches=lambda position: row_batches(e.source, position=position, **_place(e)),
@@ -129,7 +129,7 @@ def build_step(e: Experiment, feed: Feed, constants: Batch) -> Step:
     Args:
       e: the run.
       feed: of the run.
-      constants: what `feed.load` gave, or the shapes of it to lower the step without data.
+      constants: what `feed.load` returned, or its shapes to lower the step without data.
     """
     accumulate = e.config.optimizer.accumulate
     step = make_train_step(e.method, e.optimizer, feed.views, accumulate=accumulate)
@@ -141,23 +141,23 @@ def build_step(e: Experiment, feed: Feed, constants: Batch) -> Step:
 def view_renderer(
     feed: Feed, constants: dict[str, Array], key: Array, rows: int
 ) -> Callable[[Batch], np.ndarray]:
-    """How to see the views of a batch that is about to be trained on.
+    """A function that renders the views of a batch about to be trained on.
 
     Args:
       feed: of the run.
-      constants: what `feed.load` gave.
-      key: of the run, as the step takes it.
-      rows: of the batch that are wanted.
+      constants: what `feed.load` returned.
+      key: of the run, as for the step.
+      rows: number of rows of the batch to render.
 
     Returns:
-      batch -> the views [rows, V, S, S, C] of its first rows: those that the first step will make.
+      batch -> the views [rows, V, S, S, C] of its first rows, as the first step will make them.
     """
     views_key, _ = step_keys(key, 0)
 
     def views(batch: Batch) -> np.ndarray:
         first = {k: v[:rows] for k, v in batch.items()}
         if feed.views is not None:
-            # On one of our own devices: other processes have other rows to show.
+            # On one of this process's own devices: other processes have other rows.
             own = {k: v.addressable_data(0) for k, v in constants.items()}
             first = dict(jax.jit(feed.views)({**first, **own}, views_key))
         return np.asarray(cast(Array, first["views"]))

@@ -1,4 +1,4 @@
-"""From a config to a method, with its encoder, heads and probe."""
+"""Build a method from a config, with its encoder, heads and probe."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from byol_jax.models.network import network
 
 
 class Facts(NamedTuple):
-    """What a builder may need to know of a run beside its own keys.
+    """What a builder may need to know about a run besides its own keys.
 
-    examples, classes: of the data; 0 classes where nothing is labelled.
+    examples, classes: of the data; 0 classes if nothing is labelled.
     steps, steps_per_epoch: of the run.
     """
 
@@ -38,7 +38,7 @@ class Facts(NamedTuple):
 class Parts(NamedTuple):
     """What methods are made of.
 
-    encoder: as configured. gather: wraps encoders and heads where the state is divided.
+    encoder: as configured. gather: wraps encoders and heads if the state is sharded.
     """
 
     encoder: Encoder
@@ -46,7 +46,7 @@ class Parts(NamedTuple):
 
     @property
     def dtypes(self) -> dict[str, Any]:
-        """Of heads: the encoder's."""
+        """Dtypes for heads: the same as the encoder's."""
         dtype = models.DTYPES[self.encoder.config["dtype"]]
         return {
             "dtype": dtype,
@@ -54,7 +54,7 @@ class Parts(NamedTuple):
         }
 
     def wrapped(self, module: Any, bn: str, groups: int) -> Any:
-        """An encoder or head with the batch-norm statistics that a method asks for."""
+        """An encoder or head with the batch-norm statistics that a method specifies."""
         if bn == "joint":
             module = models.joint(module)
         if groups > 1:
@@ -69,7 +69,7 @@ def build_encoder(config: ConfigDict, channels: int) -> Encoder:
 
 
 def _heads(m: ConfigDict, parts: Parts) -> tuple[Callable[[Any], Any], Head, Head | None]:
-    """(what wraps encoder and heads, projector, predictor) of BYOL and its relatives."""
+    """(wrapper of encoder and heads, projector, predictor) for BYOL and its relatives."""
     wrap = functools.partial(parts.wrapped, bn=m.bn, groups=m.bn_groups)
     head = wrap(heads.mlp((m.hidden, m.out), **parts.dtypes))
     return wrap, head, head if m.predictor else None
@@ -126,15 +126,15 @@ METHODS: dict[str, Callable[[ConfigDict, Parts, Facts], Method]] = {
 
 
 def build_method(config: ConfigDict, parts: Parts, facts: Facts) -> Method:
-    """The method that a config names, with its probe where there are labels.
+    """The method that a config names, with its probe if there are labels.
 
     Args:
       config: resolved.
-      parts: the encoder, and what wraps it.
+      parts: the encoder and its wrapper.
       facts: of the run.
 
     Raises:
-      ValueError: it cannot be had with these data.
+      ValueError: it does not work with these data.
     """
     name = config.method.name
     method = METHODS[name](config[name], parts, facts)

@@ -1,4 +1,4 @@
-"""From a config to an optimizer with its schedules."""
+"""Build an optimizer with its schedules from a config."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from byol_jax.experiment.methods import Facts
 from byol_jax.models.resnet import DEPTHS
 from byol_jax.optim import Group, Optimizer, Rates, Schedule
 
-Common = dict[str, Any]  # what all optimizers take: weight_decay, exclude
+Common = dict[str, Any]  # arguments of all optimizers: weight_decay, exclude
 
 
 def _lars(o: ConfigDict, rates: Rates, common: Common) -> Optimizer:
@@ -47,10 +47,10 @@ def build_optimizer(config: ConfigDict, facts: Facts) -> Optimizer:
 
     Args:
       config: resolved.
-      facts: gives the steps of the run and of an epoch.
+      facts: has the steps of the run and per epoch.
 
     Raises:
-      ValueError: a value does not fit the others.
+      ValueError: values do not fit together.
     """
     o = config.optimizer
     base = optim.scale_learning_rate(o.lr, config.batch_size, o.lr_scaling)
@@ -60,13 +60,13 @@ def build_optimizer(config: ConfigDict, facts: Facts) -> Optimizer:
     norm, tensor = o.clip_norm, o.clip_tensor
     if tensor:
         optimizer = optim.clip_gradients(optimizer, tensor, per_tensor=True)
-    if norm:  # the outermost clips first
+    if norm:  # the outermost wrapper clips first
         optimizer = optim.clip_gradients(optimizer, norm)
     return optimizer
 
 
 def _schedule(o: ConfigDict, base: float, facts: Facts) -> Schedule:
-    """The learning rate by step."""
+    """The learning rate as a function of the step."""
     warmup = round(o.warmup_epochs * facts.steps_per_epoch)
     milestones = [round(epoch * facts.steps_per_epoch) for epoch in o.milestones]
     start, final, drop = o.warmup_start * base, o.final * base, o.drop
@@ -81,7 +81,7 @@ def _schedule(o: ConfigDict, base: float, facts: Facts) -> Schedule:
 
 
 def _decay(o: ConfigDict, facts: Facts) -> float | Schedule:
-    """The weight decay, a number or by step."""
+    """The weight decay, as a number or a function of the step."""
     start, end = o.weight_decay, o.weight_decay_end
     if end == -1:
         return start
@@ -97,7 +97,7 @@ def _groups(o: ConfigDict, base: float) -> dict[str, Group]:
     """Parameters with rates of their own, by name.
 
     Raises:
-      ValueError: they are no names, or no pairs of a name and a factor.
+      ValueError: they are not names, or not pairs of a name and a factor.
     """
     fixed, factors = tuple(o.lr_fixed), tuple(o.lr_factors)
     if not all(isinstance(name, str) for name in fixed):
@@ -116,14 +116,14 @@ def _groups(o: ConfigDict, base: float) -> dict[str, Group]:
 
 
 def _layer_factor(config: ConfigDict) -> Callable[[str], float] | None:
-    """Layer-wise decay of the learning rate; None where there is none."""
+    """Layer-wise decay of the learning rate; None if there is none."""
     decay, name = config.optimizer.layer_decay, config.encoder.name
     if decay == 1:
         return None
     if not name.startswith("resnet"):
         raise ValueError(
             f"optimizer.layer_decay is {decay}, but encoder.name {name!r} has no blocks to count "
-            "layers by; set it to 1.0 or take a ResNet."
+            "layers by; set it to 1.0 or use a ResNet."
         )
     depth = int(name.removeprefix("resnet"))
     return optim.layer_decay(decay, *optim.resnet_layers(DEPTHS[depth][0]))

@@ -1,4 +1,4 @@
-"""From a config to the views of training and of the evaluation."""
+"""Build the views for training and evaluation from a config."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from byol_jax.views.spec import IMAGENET_MEAN, IMAGENET_STD, EvalSpec, Recipe, V
 
 
 def normalisation(config: ConfigDict, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of each channel: the config's, else the recipe's or the data set's."""
+    """Mean and std per channel: the config's, else the recipe's or the data set's."""
     if config.views.mean or config.views.std:
         return tuple(config.views.mean), tuple(config.views.std)
     if config.views.recipe == "simclr":
@@ -29,10 +29,10 @@ def normalisation(config: ConfigDict, channels: int) -> tuple[tuple[float, ...],
 
 
 def build_views(config: ConfigDict, channels: int) -> tuple[Recipe, EvalSpec]:
-    """The recipe of the training views, and the evaluation's centre crop.
+    """The recipe of the training views, and the centre crop for evaluation.
 
     Raises:
-      ValueError: an override is no field of a view, or out of its range.
+      ValueError: an override is not a field of a view, or out of its range.
     """
     name, size = config.views.recipe, config.image_size
     mean, std = normalisation(config, channels)
@@ -42,23 +42,23 @@ def build_views(config: ConfigDict, channels: int) -> tuple[Recipe, EvalSpec]:
     for key in overrides:
         if key not in fields:
             raise ValueError(f"Unknown config key views.overrides.{key}: {nearest(key, fields)}")
-    # Small images are not cropped in evaluation: a border of 2 px of 32 may hold the object.
+    # Small images are not cropped in evaluation: a border of 2 px of 32 may be part of the object.
     resize = config.eval.resize or (size if size < 64 else round(size * 8 / 7))
     recipe = RECIPES[name](size, mean=mean, std=std, **options, **overrides)
     return recipe, EvalSpec(size, resize, mean, std)
 
 
 def check_takes(method: str, takes: Mapping[str, int], name: str, recipe: Recipe) -> None:
-    """Refuse a recipe that does not make the views that a method reads.
+    """Refuse a recipe that does not make the views a method reads.
 
     Args:
       method: its name.
-      takes: views of each group that it reads.
+      takes: number of views of each group that it reads.
       name: of the recipe.
       recipe: the views of each group.
 
     Raises:
-      ValueError: with what is made and what is read.
+      ValueError: says what is made and what is read.
     """
     made = {group: len(views) for group, views in recipe.items()}
     if made == dict(takes):
@@ -67,8 +67,11 @@ def check_takes(method: str, takes: Mapping[str, int], name: str, recipe: Recipe
     def say(counts: Mapping[str, Any]) -> str:
         return " and ".join(f"{n} {group!r}" for group, n in counts.items())
 
-    hint = "views.recipe=crop_flip makes one view" if dict(takes) == {"views": 1} else ""
-    hint = hint or "views.recipe byol, simclr, cifar and digits make two"
+    hint = "views.recipe byol, simclr, cifar and digits make two"
+    if dict(takes) == {"views": 1}:
+        hint = "views.recipe=crop_flip makes one view"
+    elif "local" in takes:
+        hint = "views.recipe=multi_crop makes multi_crop.count local views"
     raise ValueError(
         f"method.name={method} takes {say(takes)} of each image, but views.recipe={name} makes "
         f"{say(made)}; {hint}."

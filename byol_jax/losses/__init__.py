@@ -1,4 +1,4 @@
-"""Pure maths on embeddings, each against its equation; masked rows count nowhere."""
+"""Losses as pure functions of embeddings, each with its equation; masked rows never count."""
 
 from byol_jax.losses.classification import cross_entropy
 from byol_jax.losses.collapse import feature_std_and_rank

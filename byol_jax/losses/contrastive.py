@@ -1,4 +1,4 @@
-"""Losses in which two views of one image attract, and other images of the batch repel.
+"""Losses in which two views of one image attract and other images of the batch repel.
 
 Shape key: B examples, V views, D embedding, A anchors (B * V).
 """
@@ -20,7 +20,7 @@ def _similarity_and_partition(
     q_AD = normalize(online_BVD).reshape(b * v, d)
     z_AD = normalize(target_BVD).reshape(b * v, d)
     positive_BV = (q_AD * z_AD.reshape(b, v, d)[:, ::-1].reshape(b * v, d)).sum(-1).reshape(b, v)
-    # A substituted row is nobody's negative; its own row is left out by the caller's mean.
+    # A substituted row is never a negative; its own row is left out by the caller's mean.
     masked_A = jnp.repeat(mask_B == 0, v)
     logits_AA = masked_logits(q_AD, z_AD, temperature, masked_A)
     anchors = jnp.arange(b * v)
@@ -34,7 +34,7 @@ def nt_xent(z_BVD: Array, temperature: float, mask_B: Array) -> Array:
     """SimCLR's normalised-temperature cross-entropy over the global 2N.
 
     Args:
-      z_BVD: projections [B, 2, D], any length.
+      z_BVD: projections [B, 2, D], of any norm.
       temperature: above 0.
       mask_B: 1, or 0 for an example that is neither anchor nor negative.
 
@@ -54,7 +54,7 @@ def nt_xent(z_BVD: Array, temperature: float, mask_B: Array) -> Array:
 def regression_with_negatives(
     online_BVD: Array, target_BVD: Array, mask_B: Array, *, beta: float, temperature: float
 ) -> Array:
-    """The common form of BYOL and SimCLR, negatives weighted by `beta`, to be minimised.
+    """The common form of BYOL and SimCLR, with negatives weighted by `beta`, to be minimised.
 
     Sum over both directions of 2 - 2 cos + beta * 2 alpha * log-partition: at beta 0 it is
     `regression`; at beta 1 with online = target it is 4 + 4 alpha NT-Xent.

@@ -12,15 +12,15 @@ from byol_jax.losses.reductions import check_views, normalize
 
 
 def regression(online_BVD: Array, target_BVD: Array, mask_B: Array) -> Array:
-    """BYOL's loss: view 1 predicts the target of view 2 and view 2 that of view 1, summed.
+    """BYOL's loss: view 1 predicts the target of view 2 and vice versa, summed.
 
     Args:
-      online_BVD: predictions [B, 2, D], any length.
-      target_BVD: target projections [B, 2, D], any length.
-      mask_B: as every objective takes it; rows do not meet here, so it changes nothing.
+      online_BVD: predictions [B, 2, D], of any norm.
+      target_BVD: target projections [B, 2, D], of any norm.
+      mask_B: part of every objective's signature; rows do not interact here, so it has no effect.
 
     Returns:
-      [B], sum over the two directions of |q/|q| - z'/|z'||^2 = 2 - 2 cos; in [0, 8].
+      [B], the sum over both directions of |q/|q| - z'/|z'||^2 = 2 - 2 cos; in [0, 8].
 
     Raises:
       ValueError: there are not two views.

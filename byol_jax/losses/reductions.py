@@ -1,7 +1,7 @@
-"""The masked reductions that every loss is built from: mean, covariance, logits.
+"""The masked reductions that all losses are built from: mean, covariance, logits.
 
 Shape key: B examples, A anchors, K keys, D embedding.
-All losses work in the dtype given and want float32 or float64. They are written as matmuls on the
+All losses compute in the dtype they are given, float32 or float64. They are matmuls on the
 global arrays, so that they are exact under any sharding of B.
 """
 
@@ -18,26 +18,26 @@ def normalize(x: Array) -> Array:
 
 
 def check_views(loss: str, x_BVD: Array, views: int = 2) -> None:
-    """Refuse a number of views that a loss is not made for.
+    """Refuse a number of views that a loss does not support.
 
     Raises:
-      ValueError: with both numbers.
+      ValueError: gives both numbers.
     """
     if x_BVD.ndim != 3 or x_BVD.shape[1] != views:
         raise ValueError(
             f"{loss} compares {views} views; got embeddings of shape {x_BVD.shape}, expected "
-            f"[B, {views}, D]. Take a recipe that makes {views} views."
+            f"[B, {views}, D]. Use a recipe that makes {views} views."
         )
 
 
 def masked_mean(x_B: Array, mask_B: Array) -> Array:
-    """Mean of x [B] over the rows whose mask is 1; 0 where there are none."""
+    """Mean of x [B] over the rows whose mask is 1; 0 if there are none."""
     mask_B = mask_B.astype(x_B.dtype)
     return (x_B * mask_B).sum() / jnp.maximum(mask_B.sum(), 1)
 
 
 def centred(x_BD: Array, mask_B: Array) -> tuple[Array, Array]:
-    """Rows less their mean, masked rows 0; and the number of rows that count (at least 1).
+    """Rows minus their mean, masked rows 0; and the number of rows that count (at least 1).
 
     Args:
       x_BD: [B, D].
@@ -57,7 +57,7 @@ def masked_covariance(x_BD: Array, mask_B: Array, *, unbiased: bool = False) -> 
     Args:
       x_BD: [B, D].
       mask_B: 1 for rows that count.
-      unbiased: divide by their number less one.
+      unbiased: divide by their number minus one.
 
     Returns:
       [D, D].
@@ -67,7 +67,7 @@ def masked_covariance(x_BD: Array, mask_B: Array, *, unbiased: bool = False) -> 
 
 
 def masked_logits(anchors_AD: Array, keys_KD: Array, temperature: float, masked_K: Array) -> Array:
-    """Similarities a.k / temperature, -inf where a key must not count.
+    """Similarities a.k / temperature, -inf for keys that must not count.
 
     Args:
       anchors_AD: [A, D], of unit length for cosines.

@@ -36,12 +36,12 @@ def byol(
     Args:
       net: f and g.
       predictor: p; None compares the projections themselves.
-      tau: the target's decay at a step; a constant 1 is a fixed random target.
-      objective: of the predictions and the target's projections.
+      tau: the target's decay at each step; a constant 1 gives a fixed random target.
+      objective: compares the predictions with the target's projections.
 
     Returns:
-      The method. Batch norm takes its statistics per view, as separate passes would; wrap encoder
-      and heads by `models.joint` or `models.grouped` to take them over anything else.
+      The method. Batch-norm statistics are per view, as in separate passes; wrap encoder and heads
+      with `models.joint` or `models.grouped` to compute them over anything else.
     """
 
     def init(key: Array, batch: Batch) -> tuple[Tree, Tree]:
@@ -72,13 +72,13 @@ def predict(
     """q = p(z) in training mode.
 
     Args:
-      predictor: None: q is z.
+      predictor: p; if None, q is z.
       params: with "predictor".
-      before, stats: the statistics before the pass, and those of the network after it.
+      before, stats: the statistics before the pass, and the network's after it.
       z_BVD: projections.
 
     Returns:
-      (q [B, V, D] in z's dtype, the statistics with the predictor's).
+      (q [B, V, D] in z's dtype, the statistics including the predictor's).
     """
     if predictor is None:
         return z_BVD, stats

@@ -15,10 +15,10 @@ from byol_jax.models.heads import Head
 
 
 def with_probe(method: Method, classifier: Head, dim: int) -> Method:
-    """Train a linear classifier on the method's features, by the same step.
+    """Train a linear classifier on the method's features, in the same step.
 
-    It reads view 1 behind a stop-gradient; its cross-entropy joins the loss with weight 1, so the
-    method's own gradients are what they were. Rows labelled -1 or masked do not count.
+    It reads view 1 through a stop-gradient; its cross-entropy is added to the loss with weight 1,
+    so the method's own gradients do not change. Rows labelled -1 or masked do not count.
 
     Args:
       method: any method whose Aux.features has "h" [B, V, D].
@@ -26,8 +26,8 @@ def with_probe(method: Method, classifier: Head, dim: int) -> Method:
       dim: features D.
 
     Returns:
-      The method with `params["probe"]` beside its own parameters; metrics probe/train_loss and
-      probe/train_top1 (percent). train/loss stays the method's own.
+      The method with `params["probe"]` next to its own parameters; metrics probe/train_loss and
+      probe/train_top1 (percent). train/loss is still the method's own.
 
     Reference: google-deepmind/deepmind-research:byol/byol_experiment.py (the classifier).
     """

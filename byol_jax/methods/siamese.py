@@ -1,11 +1,11 @@
-"""One network compared with itself: the forms without a target network.
+"""One network compared with itself: the variants without a target network.
 
 Shape key: B examples, V views, H W C image, D features or embedding.
 
     h = f(views)   z = g(h)   q = p(z)   loss = objective(q, stop_gradient(z))
 
-With a predictor and the stop-gradient it is SimSiam's loss; without either, and with negatives, it
-is SimCLR's in the form that the BYOL paper gives it.
+With a predictor and the stop-gradient it is SimSiam's loss; without them, and with negatives, it
+is SimCLR's, in the form given in the BYOL paper.
 
 Reference: Grill et al. 2020, table 5 (b); Chen and He 2021.
 """
@@ -30,20 +30,20 @@ def siamese(
     objective: Objective = regression,
     stop_gradient: bool = True,
 ) -> Method:
-    """The online projections are their own targets.
+    """A method in which the online projections are their own targets.
 
     Args:
       net: f and g.
       predictor: p; None compares the projections themselves.
-      objective: of predictions and projections.
-      stop_gradient: cut the gradient through the projections that are the targets.
+      objective: compares predictions with projections.
+      stop_gradient: stop the gradient through the projections used as targets.
 
     Returns:
       The method.
     """
 
     def init(key: Array, batch: Batch) -> tuple[Tree, Tree]:
-        # As BYOL's: equal seeds start the online networks of all rows of an ablation alike.
+        # As in BYOL: equal seeds give all rows of an ablation the same initial online network.
         online_key, _, predictor_key = jax.random.split(key, 3)
         params, stats = net.init(online_key, batch["views"])
         if predictor is not None:

@@ -17,11 +17,11 @@ from byol_jax.models.network import Network, inference
 
 
 def simclr(net: Network, *, temperature: float = 0.1) -> Method:
-    """SimCLR: views of one image attract, all other images of the global batch repel.
+    """SimCLR: views of one image attract, and all other images of the global batch repel.
 
     Args:
-      net: f and g. SimCLR normalises both views in one batch: give it an encoder and a head wrapped
-        by `models.joint`.
+      net: f and g. SimCLR normalises both views in one batch: pass an encoder and a head wrapped
+        with `models.joint`.
       temperature: of NT-Xent, above 0.
 
     Returns:

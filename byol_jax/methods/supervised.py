@@ -1,4 +1,4 @@
-"""Supervised training on the same contract: linear evaluation, fine-tuning, a baseline.
+"""Supervised training with the same contract: linear evaluation, fine-tuning, a baseline.
 
 Shape key: B examples, V views, H W C image, D features, K classes, L linear layers side by side.
 """
@@ -20,16 +20,16 @@ def supervised(
     frozen: bool = False,
     lr_factors: tuple[float, ...] = (1.0,),
 ) -> Method:
-    """A linear classifier on an encoder, trained with it or on its frozen features.
+    """A linear classifier on an encoder, trained jointly or on frozen features.
 
-    Several linear layers can be trained side by side on one pass through the encoder: the loss of
-    layer l is multiplied by lr_factors[l], which for SGD with momentum and without decay is the
-    same as training that layer alone at lr_factors[l] times the learning rate.
+    Several linear layers can be trained side by side with one pass through the encoder: the loss of
+    layer l is multiplied by lr_factors[l], which for SGD with momentum and no decay is the same as
+    training that layer alone at lr_factors[l] times the learning rate.
 
     Args:
-      encoder: the network below the classifier; `core.starting_from` gives it trained weights.
+      encoder: the network below the classifier; `core.starting_from` sets trained weights.
       classes: number of classes K.
-      frozen: keep the encoder's parameters and statistics as they are, in inference mode.
+      frozen: keep the encoder's parameters and statistics fixed, in inference mode.
       lr_factors: one per linear layer; more than one needs `frozen`.
 
     Returns:

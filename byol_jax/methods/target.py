@@ -1,6 +1,6 @@
-"""A target network: a second network that follows the online one, and is never trained.
+"""A target network: a second network that follows the online one and is never trained.
 
-It lies in extra["target"], {"params", "stats"} of a `models.network.Network`.
+It is stored in extra["target"]: {"params", "stats"} of a `models.network.Network`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from byol_jax.optim import Schedule
 
 
 def follow(tau: Schedule) -> Callable[[Tree, Tree, Array], tuple[Tree, dict[str, Array]]]:
-    """A `Method.after_update` that moves the target: xi <- tau xi + (1 - tau) theta.
+    """A `Method.after_update` that updates the target: xi <- tau xi + (1 - tau) theta.
 
-    Every parameter follows, biases and norms too; statistics do not (they are the target's own).
+    Every parameter follows, including biases and norms; statistics do not (the target has its own).
 
     Args:
-      tau: the decay at a step; a constant 1 keeps the target as it was drawn.
+      tau: the decay at each step; a constant 1 keeps the target as initialised.
 
     Returns:
       (params, extra, step) -> (extra, {"target/tau"}).
@@ -32,7 +32,7 @@ def follow(tau: Schedule) -> Callable[[Tree, Tree, Array], tuple[Tree, dict[str,
         decay, target = tau(step), extra["target"]
         online = {name: params[name] for name in target["params"]}
         moved = optax.incremental_update(online, target["params"], 1 - decay)
-        # Where float64 is enabled, tau is float64 and would take a float32 target along.
+        # If float64 is enabled, tau is float64 and would promote a float32 target.
         moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, target["params"])
         return {**extra, "target": {**target, "params": moved}}, {"target/tau": decay}
 
@@ -43,13 +43,13 @@ def through(net: Network, extra: Tree, images_NGHWC: Array, key: Array) -> tuple
     """The target's projections in training mode, without a gradient.
 
     Args:
-      net: the network whose parameters and statistics extra["target"] holds.
+      net: the network whose parameters and statistics are in extra["target"].
       extra: of the method.
       images_NGHWC: the views.
       key: of the pass.
 
     Returns:
-      (z [N, G, E], extra with the target's statistics moved by its own pass).
+      (z [N, G, E], extra with the target's statistics updated by its own pass).
     """
     target = extra["target"]
     _, z, stats = net.apply(target["params"], target["stats"], images_NGHWC, True, key)

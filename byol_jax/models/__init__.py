@@ -1,4 +1,4 @@
-"""Encoders by name. Linen inside, `core.Encoder` outside.
+"""Encoders by name: linen modules inside, a `core.Encoder` outside.
 
 Shape key: N rows, G batch-norm groups, H W C image or map, D features.
 """
@@ -46,15 +46,15 @@ def make_encoder(
 
     Args:
       name: "tiny" or "resnet18|34|50|101|152|200".
-      width: multiplies every channel count, the stem's too; 0.25 to 4.
+      width: multiplies every channel count, including the stem's; 0.25 to 4.
       stem: "imagenet" (7x7 stride 2, max-pool) or "cifar" (3x3 stride 1, no pool). ResNets only.
       padding: "torch" (k // 2 on every side) or "same" (XLA's, for DeepMind's weights).
       zero_init_last: start the scale of the last batch norm of each block at 0.
-      project_first: a projection shortcut in the first stage of R18 and R34, as DeepMind's has.
-      drop_path: stochastic depth, the rate of the last block, in [0, 1); needs a key in `apply`.
+      project_first: a projection shortcut in the first stage of R18 and R34, as in DeepMind's code.
+      drop_path: stochastic depth: the rate of the last block, in [0, 1); needs a key in `apply`.
       remat: recompute each block in the backward pass instead of keeping its activations.
-      space_to_depth: compute the imagenet stem's convolution on blocks of 2x2 pixels: the same
-        parameters and results, for images of an even size.
+      space_to_depth: compute the imagenet stem's convolution on blocks of 2x2 pixels, with the same
+        parameters and results; for images of an even size.
       dtype: of the computation: "bfloat16", "float32" (parameters and statistics are float32), or
         "float64" (all of it; for tests).
       channels: image channels.
@@ -97,10 +97,10 @@ def make_encoder(
 def _wrap(
     module: nn.Module, dim: int, channels: int, dtype: jnp.dtype, config: dict[str, Any]
 ) -> Encoder:
-    """Put a linen module that maps [N * G, H, W, C] to stage maps behind the contract."""
+    """Wrap a linen module that maps [N * G, H, W, C] to stage maps as an `Encoder`."""
 
     def init(key: Array, images_NGHWC: Array) -> tuple[Any, Any]:
-        # Shapes are independent of N and G; one row keeps the traced forward pass small.
+        # Shapes do not depend on N and G; one row keeps the traced forward pass small.
         x = jnp.zeros((1, *images_NGHWC.shape[2:]), dtype)
         out = module.init(key, x, None, Groups(1), False)
         return draw_kernels(key, out["params"]), out["batch_stats"]
@@ -128,7 +128,7 @@ def _wrap(
             train,
             mutable=["batch_stats"] if train else [],
         )
-        # The mean is taken in at least float32: 49 bfloat16 terms lose two digits.
+        # The mean is computed in at least float32: 49 bfloat16 terms lose two digits.
         pooled = maps[-1].astype(jnp.promote_types(dtype, jnp.float32)).mean((1, 2))
         split = tuple(m.reshape(n, g, *m.shape[1:]) for m in maps)
         return Features(pooled.reshape(n, g, dim), split), new["batch_stats"] if train else stats

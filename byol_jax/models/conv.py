@@ -1,16 +1,16 @@
 """A convolution that is right in half precision on a CPU, with gradients that are fast there.
 
-XLA for CPUs gives a convolution to its matrix kernels only where the axes come in one order: images
-NHWC, kernel HWIO. Gradients come in other orders. Outside of loops XLA seems to transpose them; in
-the body of a loop (micro-batches, many steps in one scan) they ran 10 times slower for the images
-and about 100 times for the kernel (jaxlib 0.10.2). Here the gradients are written in the good
-order. Programs for other devices take `lax`'s own: see `compiling_for`.
+XLA for CPUs passes a convolution to its matrix kernels only if the axes are in one order: images
+NHWC, kernel HWIO. Gradients have other orders. Outside loops XLA seems to transpose them; in the
+body of a loop (micro-batches, many steps in one scan) they ran 10 times slower for the images and
+about 100 times slower for the kernel (jaxlib 0.10.2). Here the gradients are written in the fast
+order. Programs for other devices use `lax`'s own gradients: see `compiling_for`.
 
-In bfloat16 and float16 the products are computed in float32 and rounded once, as XLA for CPUs does
-by itself. What is added is a barrier before the rounding: jaxlib 0.12.0 fuses several convolutions,
-the rounding between them and a mean that follows into one kernel, which gives NaN.
+In bfloat16 and float16 a convolution is computed in float32 and rounded once, as XLA for CPUs does
+anyway. Here there is a barrier before the rounding: jaxlib 0.12.0 otherwise fuses several
+convolutions, the rounding between them and a mean after them into one kernel, which returns NaN.
 
-Shape key: N rows, H W places, I O channels in and out, K kernel size.
+Shape key: N rows, H W positions, I O channels in and out, K kernel size.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _platform = contextvars.ContextVar("platform", default="")
 
 @contextlib.contextmanager
 def compiling_for(platform: str) -> Iterator[None]:
-    """Say what devices the program traced inside is for, where it is not `jax.default_backend()`.
+    """Set the platform that the program traced inside is for, if not `jax.default_backend()`.
 
     A program compiled ahead of time for a TPU is traced on a CPU.
 
@@ -65,7 +65,7 @@ def conv(
       window_strides: of H and W.
       padding: "SAME", "VALID", or pixels before and after H and W.
       lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision: what `nn.Conv`
-        gives where it is told nothing; anything else is refused.
+        passes by default; anything else is refused.
 
     Returns:
       The map [N, H', W', O].
@@ -75,7 +75,7 @@ def conv(
     """
     del dimension_numbers
     if {*lhs_dilation, *rhs_dilation, feature_group_count} != {1} or precision is not None:
-        raise NotImplementedError("conv has neither dilation nor groups nor a precision.")
+        raise NotImplementedError("conv does not support dilation, groups or a precision.")
     strides = tuple(window_strides)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
@@ -96,10 +96,10 @@ def _convolve(
     spread: tuple[int, ...] = (1, 1),
     holes: tuple[int, ...] = (1, 1),
 ) -> Array:
-    """A convolution in the good order, of images with `spread`, of a kernel with `holes`.
+    """A convolution in the fast order, of images with `spread` and a kernel with `holes`.
 
-    Images smaller than the kernel (3x3 on 2x2, the last stage of a ResNet-18 at 64 px) come out as
-    one matmul of patches: XLA runs plain loops for them, 100 times slower.
+    Images smaller than the kernel (3x3 on 2x2, the last stage of a ResNet-18 at 64 px) are computed
+    as one matmul of patches: XLA runs plain loops for them, 100 times slower.
     """
     larger = all(s >= k for s, k in zip(x.shape[1:3], kernel.shape[:2], strict=True))
     if larger or holes != (1, 1):
@@ -151,9 +151,9 @@ _ordered.defvjp(_forward, _backward)
 def _image_gradient(
     strides: tuple[int, ...], pads: Pads, shape: tuple[int, ...], kernel: Array, dy: Array
 ) -> Array:
-    """Convolve dy, its places spread by the strides, with the kernel turned round and I, O swapped.
+    """Convolve dy, spread by the strides, with the kernel rotated by 180 degrees and I, O swapped.
 
-    Padding from the sizes: in front K - 1 less the forward pass's, behind whatever gives `shape`.
+    Padding follows from the sizes: before, K - 1 minus the forward pass's; after, up to `shape`.
     """
     sizes = zip(shape[1:3], kernel.shape[:2], dy.shape[1:3], strides, pads, strict=True)
     around = [
@@ -166,7 +166,7 @@ def _image_gradient(
 def _kernel_gradient(
     strides: tuple[int, ...], pads: Pads, shape: tuple[int, ...], x: Array, dy: Array
 ) -> Array:
-    """Convolve x with dy as its kernel, the rows N as channels; for 1x1 kernels, one matmul."""
+    """Convolve x with dy as the kernel and the rows N as channels; for 1x1 kernels, one matmul."""
     if shape[:2] == (1, 1) and not any(map(any, pads)):
         seen = x[:, :: strides[0], :: strides[1]]
         return jnp.einsum("nhwi,nhwo->io", seen, dy)[None, None]

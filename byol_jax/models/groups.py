@@ -1,6 +1,6 @@
-"""Combinators for what batch-norm statistics are taken over. They wrap encoders and heads alike.
+"""Combinators that set what batch-norm statistics are computed over, for encoders and heads.
 
-By default each view is normalised by itself over the global batch, as separate passes would.
+By default each view is normalised separately over the global batch, as separate passes would do.
 
 Shape key: N rows, G views.
 """
@@ -20,7 +20,7 @@ Module = TypeVar("Module", Encoder, Head)
 
 
 def joint(module: Module) -> Module:
-    """Statistics over all views together, as where they are concatenated into one batch."""
+    """Statistics over all views together, as if they were concatenated into one batch."""
 
     def apply(params: Any, stats: Any, x: Array, *args: Any, **options: Any) -> tuple[Any, Any]:
         n, g = x.shape[:2]
@@ -34,9 +34,9 @@ def joint(module: Module) -> Module:
 def grouped(module: Module, groups: int) -> Module:
     """Statistics over groups of contiguous rows, as on devices that do not synchronise them.
 
-    A group of rows that lies on one device, or on neighbours, needs no message across the whole
-    machine. What the groups are does not depend on the number of devices. The running statistics
-    move by the mean over the groups. It composes: `grouped(joint(module), 8)`.
+    A group of rows on one device, or on neighbouring ones, needs no communication across the whole
+    machine. The groups do not depend on the number of devices. The running statistics are updated
+    with the mean over the groups. It composes: `grouped(joint(module), 8)`.
 
     Args:
       module: an encoder or a head.
@@ -58,11 +58,11 @@ def grouped(module: Module, groups: int) -> Module:
 
 
 def shuffled(encoder: Encoder) -> Encoder:
-    """The encoder on rows in another order, drawn from the key; features in the given order.
+    """The encoder applied to rows in an order drawn from the key; features in the original order.
 
-    With `grouped` statistics a query and its key then lie in different groups, and cannot find each
-    other by what their group shares: MoCo's shuffled batch norm, without regard to devices. It
-    needs a key in training.
+    With `grouped` statistics a query and its key are then in different groups, and cannot be
+    matched by what their group shares: MoCo's shuffled batch norm, independent of devices. It needs
+    a key in training.
 
     Reference: He et al. 2020, section 3.3; facebookresearch/moco:moco/builder.py.
     """
@@ -78,7 +78,7 @@ def shuffled(encoder: Encoder) -> Encoder:
         if not train:
             return encoder.apply(params, stats, images_NGHWC, train, key, **options)
         if key is None:
-            raise ValueError("Shuffled batch norm needs a `key` in apply, in training.")
+            raise ValueError("Shuffled batch norm needs a `key` in apply during training.")
         order_key, key = jax.random.split(key)
         order = jax.random.permutation(order_key, images_NGHWC.shape[0])
         out, stats = encoder.apply(params, stats, images_NGHWC[order], train, key, **options)

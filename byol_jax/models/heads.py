@@ -6,25 +6,24 @@ Shape key: N rows, G batch-norm groups, D features.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from byol_jax.core import Tree
 from byol_jax.models.init import draw_kernels
 from byol_jax.models.norm import GroupBatchNorm, Groups
-
-Tree = Any
 
 
 class Head(NamedTuple):
     """A head as two pure functions.
 
     init(key, x_NGD) -> (params, stats)
-    apply(params, stats, x_NGD, train, groups=1) -> (y_NGE, stats)    groups: as of an `Encoder`
-    dim: E, the width of what it returns; 0: that of what it is given
+    apply(params, stats, x_NGD, train, groups=1) -> (y_NGE, stats)    groups: as for an `Encoder`
+    dim: E, the width of the output; 0: the same as the input's
     """
 
     init: Callable[[Array, Array], tuple[Tree, Tree]]
@@ -54,7 +53,7 @@ class _Mlp(nn.Module):
                 name=f"fc{i}",
             )(x)
             if self.norm_last if last else self.norm:
-                # The last norm has no offset: a shared shift of all embeddings says nothing.
+                # The last norm has no offset: a common shift of all embeddings has no effect.
                 norm = GroupBatchNorm(
                     use_bias=not last, param_dtype=self.param_dtype, name=f"bn{i}"
                 )
@@ -80,13 +79,13 @@ def mlp(
     and BN after every layer (`hidden_bias=False, norm_last=True`).
 
     Args:
-      widths: width of every layer, the last being the embedding's; empty: the identity.
-      norm, norm_last: batch norm after the hidden layers, after the last one.
-      hidden_bias, last_bias: bias of the linear layers.
+      widths: width of every layer, the last being the embedding's; empty for the identity.
+      norm, norm_last: batch norm after the hidden layers, and after the last one.
+      hidden_bias, last_bias: biases of the hidden and the last linear layers.
       dtype, param_dtype: of the computation, of the parameters.
 
     Returns:
-      The head; it maps [N, G, D] to [N, G, widths[-1]], batch norm taking its statistics per G.
+      The head; it maps [N, G, D] to [N, G, widths[-1]], with batch-norm statistics per G.
     """
     module = _Mlp(widths, norm, norm_last, hidden_bias, last_bias, dtype, param_dtype)
 

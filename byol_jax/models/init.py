@@ -1,29 +1,28 @@
-"""Initial weights, all drawn at once."""
+"""Initial weights, drawn all at once."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-Tree = Any
+from byol_jax.core import Tree
 
-# Standard deviation of a unit normal cut off at +-2.
+# Standard deviation of a unit normal truncated at +-2.
 _TRUNCATED = 0.87962566103423978
 
 
 def draw_kernels(key: Array, params: Tree) -> Tree:
     """Replace every leaf named `kernel` by lecun-normal weights (truncated, variance 1 / fan-in).
 
-    One draw for all of them: XLA takes a third of a second to compile each generator, which for a
-    ResNet-50 with its target would be half a minute before the first step.
+    One draw for all of them: XLA takes a third of a second to compile each generator, which would
+    add half a minute before the first step for a ResNet-50 with its target.
 
     Args:
-      key: of this network.
-      params: nested dicts; kernels are [..., in, out], others (biases, norms) stay as they are.
+      key: for this network.
+      params: nested dicts; kernels are [..., in, out], others (biases, norms) are unchanged.
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     sizes = [leaf.size if path[-1].key == "kernel" else 0 for path, leaf in paths]

@@ -32,7 +32,7 @@ class Network(NamedTuple):
 
 
 def network(encoder: Encoder, projector: Head) -> Network:
-    """Put a projector on an encoder.
+    """Combine an encoder with a projector.
 
     Args:
       encoder: f.
@@ -62,7 +62,7 @@ def network(encoder: Encoder, projector: Head) -> Network:
 def inference(
     net: Network,
 ) -> tuple[Callable[[Tree, Tree], tuple[Tree, Tree]], Callable[..., dict[str, Any]]]:
-    """`Method.encoder` and `Method.features` where params and extra["stats"] hold a network."""
+    """`Method.encoder` and `Method.features` when params and extra["stats"] contain a network."""
 
     def encoder(params: Tree, extra: Tree) -> tuple[Tree, Tree]:
         return params["encoder"], extra["stats"]["encoder"]

@@ -1,7 +1,7 @@
-"""Batch normalisation whose statistics are taken per view, and per group of rows.
+"""Batch normalisation with statistics per view, and per group of rows.
 
-Shape key: N rows, V views, R groups of contiguous rows, P pixels, C channels. Tensors travel as
-[N * V, ..., C], N major.
+Shape key: N rows, V views, R groups of contiguous rows, P pixels, C channels. Tensors are
+[N * V, ..., C], with N major.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ BN_DECAY, BN_EPSILON = 0.9, 1e-5
 
 
 class Groups(NamedTuple):
-    """What statistics are taken over: `views` V are interleaved, `rows` R groups are contiguous."""
+    """What statistics are computed over: `views` V interleaved, `rows` R contiguous groups."""
 
     views: int
     rows: int = 1
 
 
 def _by_view(x: Array, groups: Groups) -> Array:
-    """[N * V, ..., C] as [N, V, P, C], or [R, N / R, V, P, C] where R > 1; at least float32."""
+    """[N * V, ..., C] as [N, V, P, C], or [R, N / R, V, P, C] if R > 1; at least float32."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     rows = (groups.rows, -1) if groups.rows > 1 else (-1,)
     pixels = math.prod(x.shape[1:-1])
@@ -40,13 +40,13 @@ def _moments(x_NVPC: Array) -> tuple[Array, Array]:
 
 
 class GroupBatchNorm(nn.Module):
-    """Batch norm, one set of statistics for each view and each group of contiguous rows.
+    """Batch norm with one set of statistics for each view and each group of contiguous rows.
 
     Under `jit` on a sharded batch the means are over all devices that hold rows of a group; with
-    one group, over all there are. Statistics are float32 (float64 for float64 inputs), the biased
-    variance as E[x^2] - E[x]^2, one pass over the data.
-    The running statistics move once per view, in order, with decay 0.9 and the biased variance:
-    what separate passes would have done. Groups of rows move them by their mean.
+    one group, over all devices. Statistics are float32 (float64 for float64 inputs), with the
+    biased variance as E[x^2] - E[x]^2 in one pass over the data.
+    The running statistics are updated once per view, in order, with decay 0.9 and the biased
+    variance, as separate passes would do. Groups of rows update them with their mean.
 
     Reference: Ioffe and Szegedy 2015; google-deepmind/deepmind-research:byol (decay, epsilon).
     """
@@ -68,13 +68,13 @@ class GroupBatchNorm(nn.Module):
         Args:
           x: [N * V, ..., C].
           groups: V and R.
-          train: take the statistics from x, and move the running ones.
-          max_pool: also max-pool the result, each channel by itself. It is done between statistics
-            and normalising, which is monotone, so that the map before the pool is neither
-            normalised nor kept; a ReLU that follows may stand before or after the pool alike.
+          train: compute the statistics from x, and update the running ones.
+          max_pool: also max-pool the result, each channel separately. This is done between the
+            statistics and normalising, which is monotone, so that the map before the pool is
+            neither normalised nor kept; a ReLU gives the same result before and after the pool.
 
         Returns:
-          The dtype of x, and its shape where nothing is pooled.
+          The same dtype as x, and the same shape unless it is pooled.
         """
         channels = x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
@@ -84,7 +84,7 @@ class GroupBatchNorm(nn.Module):
         mean_ema = self.variable("batch_stats", "mean", jnp.zeros, (channels,), self.param_dtype)
         var_ema = self.variable("batch_stats", "var", jnp.ones, (channels,), self.param_dtype)
 
-        # A negative scale turns the order around; such channels are pooled with the sign changed.
+        # A negative scale reverses the order; such channels are pooled with the sign changed.
         sign = jnp.where((scale < 0) & (max_pool is not None), -1, 1).astype(scale.dtype)
         if max_pool is not None:
             x = x * sign.astype(x.dtype)[(None,) * (x.ndim - 1)]

@@ -32,9 +32,9 @@ DEPTHS = {
 
 @dataclasses.dataclass(frozen=True)
 class ConvSpec:
-    """What the convolutions and norms of one network share.
+    """Settings shared by the convolutions and norms of one network.
 
-    padding: "torch" pads k // 2 on every side, "same" is XLA's SAME (DeepMind's weights need it).
+    padding: "torch" pads k // 2 on every side; "same" is XLA's SAME (DeepMind's weights need it).
     dtype: of the computation. param_dtype: of parameters and running statistics.
     """
 
@@ -59,7 +59,7 @@ class ConvSpec:
         )
 
     def norm(self, name: str, zero_scale: bool = False) -> GroupBatchNorm:
-        """A batch norm; `zero_scale` starts its scale at 0, so that a block starts as identity."""
+        """A batch norm; with `zero_scale` its scale starts at 0, so a block starts as identity."""
         init = nn.initializers.zeros if zero_scale else nn.initializers.ones
         return GroupBatchNorm(scale_init=init, param_dtype=self.param_dtype, name=name)
 
@@ -68,7 +68,7 @@ class Block(nn.Module):
     """A residual block, post-activation: basic (3x3, 3x3) or bottleneck (1x1, 3x3 strided, 1x1)."""
 
     spec: ConvSpec
-    features: int  # of the 3x3 convolutions; a bottleneck gives 4 times as many
+    features: int  # of the 3x3 convolutions; a bottleneck outputs 4 times as many
     stride: int
     bottleneck: bool
     project: bool
@@ -99,7 +99,7 @@ class Block(nn.Module):
                 raise ValueError(
                     f"encoder.drop_path is {self.drop_path}; training needs a `key` in apply."
                 )
-            # Stochastic depth: the branch of an example is dropped whole, the others scaled up.
+            # Stochastic depth: an example's whole branch is dropped, the others are scaled up.
             kept = jax.random.bernoulli(key, 1 - self.drop_path, (x.shape[0], 1, 1, 1))
             x = x * kept.astype(x.dtype) / (1 - self.drop_path)
         return nn.relu(x + shortcut)
@@ -117,7 +117,7 @@ class ResNet(nn.Module):
     stem: str
     spec: ConvSpec
     zero_init_last: bool
-    project_first: bool  # a projection shortcut in the first stage of R18 and R34 as well
+    project_first: bool  # a projection shortcut in the first stage of R18 and R34 too
     drop_path: float
     remat: bool
     space_to_depth: bool = False  # the stem's convolution on blocks of 2x2 pixels

@@ -1,4 +1,4 @@
-"""The 7x7 stride 2 convolution of a stem, on 2x2 blocks of pixels: an exact form for TPUs.
+"""The 7x7 stride 2 convolution of a stem on 2x2 blocks of pixels: an exact form for TPUs.
 
 Shape key: N rows, H W image, C channels, F features.
 """
@@ -17,8 +17,8 @@ from byol_jax.models.conv import conv
 def space_to_depth(x: Array) -> Array:
     """Blocks of 2x2 pixels as channels: [N, H, W, C] to [N, H / 2, W / 2, (row, column, C)].
 
-    Columns are parted by a product with a permutation (exact: every sum has one term): on a TPU,
-    where images lie with W in the vector lanes, a plain reshape pads the 2 columns to 128 lanes.
+    Columns are separated by a product with a permutation (exact: every sum has one term): on a TPU,
+    where images are laid out with W in the vector lanes, a reshape pads the 2 columns to 128 lanes.
     """
     n, h, w, c = x.shape
     order = np.arange(w).reshape(w // 2, 2).T.ravel()  # even columns, then odd ones
@@ -56,7 +56,7 @@ class BlockConv(nn.Module):
             )
         shape = (7, 7, c, self.features)
         kernel = self.param("kernel", nn.initializers.zeros, shape, self.param_dtype)
-        # Tap t reaches t - before pixels from the block's first one.
+        # Tap t is t - before pixels from the block's first one.
         before = 2 if self.padding == "same" else 3
         blocks = -(-before // 2)
         pad = (2 * blocks - before, 1 - 2 * blocks + before)

@@ -1,1 +1,1 @@
-"""What a config needs, and how fast it may run, on machines that are not there: all modelled."""
+"""What a config needs, and how fast it may run, on machines you do not have: all modelled."""

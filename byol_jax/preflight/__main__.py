@@ -1,4 +1,4 @@
-"""What a config needs on a machine that is not there, and how fast it may run: all modelled.
+"""What a config needs on a machine you do not have, and how fast it may run: all modelled.
 
 python -m byol_jax.preflight --config configs/NAME.py --topology v3:16x16[,...] [--json FILE]
 """
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # of this machine no other device is wanted
+os.environ["JAX_PLATFORMS"] = "cpu"  # no other device of this machine is needed
 
 import jax
 from absl import flags
@@ -25,7 +25,7 @@ from byol_jax.preflight.lower import lower, no_data
 
 
 def say(text: str) -> None:
-    """Say on stderr what is being done."""
+    """Report progress on stderr."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
@@ -35,7 +35,7 @@ def main() -> int:
     if f.topology is None:
         raise ValueError(
             "--topology is missing; give one, e.g. --topology v3:16x16; without a value it lists "
-            "those that are known."
+            "the known ones."
         )
     if not f.topology:
         print(topology.listing())
@@ -77,7 +77,7 @@ def main() -> int:
 
 
 def with_value(argv: list[str]) -> list[str]:
-    """The arguments, with an empty value for a --topology that has none."""
+    """The arguments, with an empty value for a --topology without one."""
     given = list(argv)
     for i, arg in enumerate(given):
         last = i + 1 == len(given) or given[i + 1].startswith("-")
@@ -89,11 +89,11 @@ def with_value(argv: list[str]) -> list[str]:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "config file[:argument]")
     flags.DEFINE_string(
-        "topology", None, "v3:16x16, cpu:8, gpu:8; several by commas; without a value: the list"
+        "topology", None, "v3:16x16, cpu:8, gpu:8; several with commas; without a value: list all"
     )
-    flags.DEFINE_integer("channels", 0, "image channels of the data; 0: as known, else 3")
-    flags.DEFINE_integer("classes", -1, "classes, for the probe; -1: as known, else none")
-    flags.DEFINE_integer("tries", 5, "compilations to find what would make a config fit; 0: none")
+    flags.DEFINE_integer("channels", 0, "image channels of the data; 0: the known number, else 3")
+    flags.DEFINE_integer("classes", -1, "classes, for the probe; -1: the known number, else none")
+    flags.DEFINE_integer("tries", 5, "compilations to find what makes a config fit; 0: none")
     flags.DEFINE_string("json", "", "file for the figures")
     flags.DEFINE_string("hlo", "", "file for the last compiled module's text")
     flags.DEFINE_bool("debug", False, "show tracebacks and the libraries' logs")

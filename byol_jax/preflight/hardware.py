@@ -1,8 +1,8 @@
-"""The machines that preflight knows: slices of TPUs that can be rented, and hosts of GPUs.
+"""The machines that preflight knows: TPU slices that can be rented, and GPU hosts.
 
-Latency of a hop between neighbouring chips: about 1 us (Austin et al. 2025, How to Scale Your
-Model). Between GPU hosts, one 400 Gbit/s (H100, H200) or 200 Gbit/s (A100) adapter per card. Their
-latencies (10 us per collective in a host, 5 us per level of a tree of hosts) are assumptions.
+The latency of a hop between neighbouring chips is about 1 us (Austin et al. 2025, How to Scale Your
+Model). GPU hosts have one 400 Gbit/s (H100, H200) or 200 Gbit/s (A100) adapter per card. Their
+latencies (10 us per collective within a host, 5 us per level of a tree of hosts) are assumptions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from byol_jax.hardware import DEVICES, Device
 
-# Kinds of device that a topology can be of, by the name that --topology takes.
+# Device kinds of topologies, by their name in --topology.
 KINDS = {k: DEVICES[k] for k in ("v2", "v3", "v4", "v5e", "v5p", "v6e", "h100", "a100", "cpu")}
 KINDS["gpu"] = KINDS["h100"]
 
@@ -32,10 +32,10 @@ GPU_LATENCY_US, GPU_TREE_US, HOP_US = 10.0, 5.0, 1.0
 
 
 class Topology(NamedTuple):
-    """Devices that a step is compiled for, and what they stand for.
+    """The devices that a step is compiled for, and what they represent.
 
-    sides: of the grid of chips, with whether each is a ring; () for CPUs and GPUs.
-    stand_in: "" where the compiler is the machine's own; else what was compiled in its place.
+    sides: of the grid of chips, each with whether it is a ring; () for CPUs and GPUs.
+    stand_in: "" if the compiler is the machine's own; else what was compiled instead.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Topology(NamedTuple):
 def sides_of(generation: str, shape: str) -> tuple[tuple[int, bool], ...]:
     """The sides of a slice, and which of them are rings.
 
-    Of v2, v3, v5e and v6e a side as long as the pod's; of v4 and v5p all, of slices of whole cubes.
+    For v2, v3, v5e and v6e, sides as long as the pod's; for v4 and v5p, all, if of whole cubes.
     """
     lengths = [int(n) for n in shape.split("x")]
     at = KINDS[generation].wraps_at

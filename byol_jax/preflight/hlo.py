@@ -1,4 +1,4 @@
-"""What the text of a compiled module tells: collectives, estimated cycles, memory that lacks."""
+"""Facts read from a compiled module's text: collectives, estimated cycles, missing memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 from typing import NamedTuple
 
-BYTES = {"pred": 1}  # of all others the name ends in its bits
+BYTES = {"pred": 1}  # all other names end in their number of bits
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _OPERATION = re.compile(r"\s*(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z-]+)\(")
@@ -17,9 +17,9 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 class Collective(NamedTuple):
     """One collective of a step.
 
-    size: bytes of the whole array, without the padding of its layout: what every device brings to
-    an all-reduce or reduce-scatter, or has after an all-gather.
-    group: devices that take part. in_loop: in the loop over micro-batches.
+    size: bytes of the whole array, without the padding of its layout: the input of every device to
+    an all-reduce or reduce-scatter, or its output from an all-gather.
+    group: number of participating devices. in_loop: in the loop over micro-batches.
     """
 
     kind: str
@@ -56,7 +56,7 @@ def _computations(text: str) -> dict[str, list[str]]:
 
 
 def _in_loops(computations: dict[str, list[str]]) -> set[str]:
-    """Names of the computations that run inside of a while loop."""
+    """Names of the computations that run inside a while loop."""
     joined = {name: "\n".join(lines) for name, lines in computations.items()}
     todo = [body for text in joined.values() for body in re.findall(r"body=%?([\w.-]+)", text)]
     seen: set[str] = set()
@@ -69,7 +69,7 @@ def _in_loops(computations: dict[str, list[str]]) -> set[str]:
 
 
 def group_size(line: str, devices: int) -> int:
-    """How many devices a collective's line lets take part, in any of XLA's three notations."""
+    """How many devices take part in a collective, from its line in any of XLA's three notations."""
     match = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line)
     if match:
         sides = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
@@ -84,13 +84,13 @@ def group_size(line: str, devices: int) -> int:
 def collectives(text: str, devices: int) -> list[Collective]:
     """The collectives of a compiled module, each once.
 
-    A start counts, its done does not; parts of one that was split among fusions share a channel.
-    An all-reduce of which each device keeps its share only (TPU: a computation of that name) is a
+    A start counts, its done does not; parts of one that was split among fusions share a channel. An
+    all-reduce of which each device keeps only its shard (on TPU: a computation of that name) is a
     reduce-scatter.
 
     Args:
       text: of the module.
-      devices: of the program, for a collective that names no groups: all take part.
+      devices: of the program, all of which take part in a collective without groups.
     """
     found: list[Collective] = []
     channels: set[tuple[str, str]] = set()
@@ -119,10 +119,10 @@ def collectives(text: str, devices: int) -> list[Collective]:
 
 
 def summary(found: list[Collective], rounds: int = 1) -> dict[str, dict[str, float]]:
-    """Count and MB of each kind a step.
+    """Count and MB per step of each kind.
 
     Args:
-      found: of `collectives`.
+      found: from `collectives`.
       rounds: how often a loop runs.
     """
     table: dict[str, dict[str, float]] = {}
@@ -135,9 +135,9 @@ def summary(found: list[Collective], rounds: int = 1) -> dict[str, dict[str, flo
 
 
 def estimated_cycles(text: str, rounds: int = 1) -> int:
-    """Cycles that the TPU's scheduler expects of all instructions, 0 where it says nothing.
+    """Cycles that the TPU's scheduler estimates for all instructions, 0 if it gives none.
 
-    It says nothing of collectives, and of few others (the gradient of a max-pool).
+    It gives none for collectives and a few others (the gradient of a max-pool).
     """
     computations = _computations(text)
     loops = _in_loops(computations)
@@ -149,10 +149,10 @@ def estimated_cycles(text: str, rounds: int = 1) -> int:
 
 
 def out_of_memory(message: str) -> tuple[float, float] | None:
-    """(GiB that a program's own arrays need, GiB available) of the compiler's error.
+    """(GiB that a program's own arrays need, GiB available) from the compiler's error.
 
     Returns:
-      None where the error is another one. What is needed leaves the arguments out.
+      None if it is another error. What is needed does not include the arguments.
     """
     if "RESOURCE_EXHAUSTED" not in message:
         return None

@@ -1,4 +1,4 @@
-"""The very step that train would run, traced for devices that need not be there; no data opened."""
+"""The exact step that train would run, traced for devices that need not exist, without data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from byol_jax.train_step import state_shapes
 
 
 class Lowered(NamedTuple):
-    """A traced step as jax has it, the run, and bytes per device of arguments and of the state."""
+    """A traced step, the run, and the bytes per device of the arguments and of the state."""
 
     step: Any
     experiment: Experiment
@@ -33,14 +33,14 @@ class Lowered(NamedTuple):
 
 
 def no_data(config: ConfigDict, channels: int, classes: int) -> Source:
-    """A data set of which only the numbers are known.
+    """A data set of which only the sizes are known.
 
     Args:
-      config: names the data; data.train_examples is how many, 0 where it is known.
-      channels, classes: 0 and -1 where they are known (else 3 and none).
+      config: names the data; data.train_examples is how many, 0 if that is known.
+      channels, classes: 0 and -1 if they are known (else 3 and none).
 
     Raises:
-      ValueError: nobody knows how many images there are.
+      ValueError: the number of images is not known.
     """
     name, given = config.data.name, config.data.train_examples
     facts = facts_of(name)
@@ -61,12 +61,12 @@ def no_data(config: ConfigDict, channels: int, classes: int) -> Source:
 
 
 def blank(count: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Images that take no memory: [count, H, W, C] of one zero."""
+    """Images that take no memory: [count, H, W, C], a broadcast zero."""
     return np.broadcast_to(np.uint8(0), (count, *shape))
 
 
 def _blank_images(source: Source, side: int, devices: Any) -> Source:
-    """In place of decoding resident data: blank images of the size that they would have."""
+    """Instead of decoding resident data: blank images of the size they would have."""
     del devices
     if source.images is not None:
         return source
@@ -77,10 +77,10 @@ def _blank_images(source: Source, side: int, devices: Any) -> Source:
 def lower(config: ConfigDict, source: Source, devices: Sequence[Any]) -> Lowered:
     """The step that `byol_jax.train` would run on these devices, traced.
 
-    Of resident data it is the step without the loop of several per dispatch.
+    For resident data it is the step without the loop over several steps per dispatch.
 
     Raises:
-      ValueError: the config.
+      ValueError: the config is invalid.
     """
     config = resolve(config)
     config.data.steps_per_dispatch = 1

@@ -1,16 +1,16 @@
-"""Compile a traced step, and model one device of it: memory, traffic, time.
+"""Compile a traced step, and model one of its devices: memory, traffic, time.
 
 Four times, none of them measured, in ms per step:
 
-- compiler: XLA's own optimal time of all instructions but collectives. For some programs it comes
-  out negative by whole seconds, or below the arithmetic's time: then it is left out.
-- schedule: the cycles that XLA's scheduler expects of all instructions but collectives, over the
-  clock. None of v6e, GPUs and CPUs.
-- roofline: the longer of arithmetic at peak and bytes at the memory's bandwidth.
-- network: all collectives by `network.seconds`, one after the other.
+- compiler: XLA's own optimal time for all instructions except collectives. For some programs it is
+  negative by whole seconds, or below the time of the arithmetic; it is then left out.
+- schedule: the cycles that XLA's scheduler estimates for all instructions except collectives,
+  divided by the clock. Not available for v6e, GPUs and CPUs.
+- roofline: the longer of arithmetic at peak and bytes at memory bandwidth.
+- network: all collectives by `network.seconds`, one after another.
 
-`modelled_ms` is network plus the first of schedule, compiler and roofline that there is:
-docs/scaling.md has how far they are from measurements, and why in this order.
+`modelled_ms` is network plus the first available of schedule, compiler and roofline:
+docs/scaling.md shows how far they are from measurements, and why they are in this order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from byol_jax.preflight.lower import Lowered
 
 
 class Compiled(NamedTuple):
-    """What is read of a compiled step; `error` is the compiler's where it does not fit."""
+    """What is read from a compiled step; `error` is the compiler's if it does not fit."""
 
     memory: dict[str, float]
     cost: dict[str, float]
@@ -58,12 +58,12 @@ def compile_step(lowered: Any) -> Compiled:
 
 
 def figures(lowered: Lowered, topology: Topology, compiled: Compiled) -> dict[str, Any]:
-    """Everything that the JSON file holds of one topology, of one device where not said otherwise.
+    """All figures of one topology in the JSON file, per device unless stated otherwise.
 
     Args:
       lowered: the traced step.
       topology: what it was compiled for.
-      compiled: of it.
+      compiled: the compiled step.
     """
     e = lowered.experiment
     found: dict[str, Any] = {
@@ -112,8 +112,8 @@ def _memory(lowered: Lowered, topology: Topology, compiled: Compiled) -> dict[st
 
 
 def _work(e: Experiment, topology: Topology, compiled: Compiled) -> dict[str, Any]:
-    """Arithmetic, bytes, collectives, and the times that follow."""
-    # XLA counts the loop over micro-batches once. (Then the update counts as often as they do.)
+    """Arithmetic, bytes, collectives, and the times that follow from them."""
+    # XLA counts the loop over micro-batches once. (So the update is counted as often as they are.)
     rounds = e.config.optimizer.accumulate
     device = topology.device
     flops = rounds * compiled.cost.get("flops", 0.0)
@@ -148,7 +148,7 @@ def _work(e: Experiment, topology: Topology, compiled: Compiled) -> dict[str, An
 
 
 def _run(e: Experiment, topology: Topology, found: dict[str, Any]) -> dict[str, Any]:
-    """What the modelled time of a step means for the whole run."""
+    """What the modelled time of a step implies for the whole run."""
     ms = found["modelled_ms"]
     names = ("share_of_peak", "pairs_per_s", "pairs_per_s_host", "hours", "device_hours")
     if ms is None:

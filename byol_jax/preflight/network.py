@@ -1,13 +1,13 @@
 """How long collectives take: rings over the axes of a torus, bandwidth and latency.
 
 An all-reduce of V bytes over n chips is a reduce-scatter and an all-gather: each chip sends
-2 V (n - 1) / n bytes, over all of its links at once, and the last hop waits for the longest way.
+2 V (n - 1) / n bytes over all of its links at once, and the last hop waits for the longest path.
 
     seconds = 2 V (n - 1) / n / (links x link bandwidth) + 2 x hops x latency of a hop
 
-A side of the torus that is a ring has two links a chip and half its length as hops; a side that is
-a line counts one link and its length less one. Devices that share a chip add up in its memory
-before and after; that is left out. So is overlap with arithmetic: these times are added to it.
+A side of the torus that is a ring has two links per chip and half its length as hops; a side that
+is a line counts as one link and its length minus one. Devices that share a chip also add up in its
+memory before and after, which is left out. So is overlap with arithmetic: these times are added.
 
 Reference: Patarasuk and Yuan 2009, Bandwidth optimal all-reduce algorithms; Austin et al. 2025.
 """
@@ -31,7 +31,7 @@ ROUNDS = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "all-to-all": 1
 
 
 class Path(NamedTuple):
-    """What a group of chips has: GB/s out of each, hops to the farthest, number of chips."""
+    """The path within a group of chips: GB/s out of each, hops to the farthest, number of chips."""
 
     gbs: float
     hops: float
@@ -39,11 +39,11 @@ class Path(NamedTuple):
 
 
 def path(topology: Topology, group: int) -> Path:
-    """The way between the devices of a group.
+    """The path between the devices of a group.
 
     Args:
-      topology: not of CPUs.
-      group: devices that take part; fewer than all are taken to be neighbours in a line.
+      topology: any except CPUs.
+      group: number of devices; if not all, assumed to be neighbours in a line.
     """
     device = topology.device
     chips = -(-group // device.per_chip)
@@ -61,8 +61,8 @@ def seconds(kind: str, size: float, group: int, topology: Topology) -> float:
       kind: as in `hlo.COLLECTIVES`.
       size: bytes V of the whole array: a device's operand of an all-reduce or reduce-scatter, the
         result of an all-gather.
-      group: devices that take part.
-      topology: where.
+      group: number of devices that take part.
+      topology: the devices.
     """
     if topology.device.platform == "cpu" or group <= 1:
         return 0.0
@@ -78,7 +78,7 @@ def seconds(kind: str, size: float, group: int, topology: Topology) -> float:
 
 
 def _gpu_seconds(kind: str, size: float, group: int, topology: Topology) -> float:
-    """A ring over the cards of a host, and one over hosts for what each card keeps of it."""
+    """A ring over the cards of a host, then one over hosts for the part that each card keeps."""
     rounds = ROUNDS.get(kind, 1)
     local = min(group, GPUS_PER_HOST)
     hosts = -(-group // GPUS_PER_HOST)

@@ -1,4 +1,4 @@
-"""What would make a config fit that does not: each way is tried by the compiler, none guessed."""
+"""Changes that would make a config fit: each is tried with the compiler, none is guessed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ml_collections import ConfigDict
 from byol_jax.preflight.hardware import SLICES, slice_devices
 from byol_jax.preflight.topology import parse
 
-# Figures of a config on the topology of a name.
+# Figures of a config on a named topology.
 Examine = Callable[[ConfigDict, str], dict[str, Any]]
 
 
 class Way(NamedTuple):
-    """One way: what to say of it, keys to change, the topology; or why it is not worth a try."""
+    """One change: its description, keys to change, the topology; or why it is not worth trying."""
 
     change: str
     keys: dict[str, Any]
@@ -31,16 +31,16 @@ def search(
     say: Callable[[str], None],
     tries: int,
 ) -> list[dict[str, Any]]:
-    """Try ways to make a config fit, the simplest first, and all of them together last.
+    """Try changes to make a config fit, the simplest first, and all of them together last.
 
     Args:
-      config: that does not fit. failed: its figures.
+      config: one that does not fit. failed: its figures.
       examine: compiles a config.
-      say: tells what is being tried.
-      tries: at most so many compilations.
+      say: reports what is being tried.
+      tries: largest number of compilations.
 
     Returns:
-      For each way: {"change", "keys", "topology", "skipped", "figures" (None where skipped)}.
+      For each change: {"change", "keys", "topology", "skipped", "figures" (None if skipped)}.
     """
     tried: list[dict[str, Any]] = []
     left = tries
@@ -51,7 +51,7 @@ def search(
             left -= 1
             try:
                 figures = examine(changed(config, way.keys), way.topology)
-            except ValueError as e:  # an encoder that knows no remat, for example
+            except ValueError as e:  # an encoder without remat, for example
                 way = way._replace(keys={}, skipped=str(e))
         elif not way.skipped:
             way = way._replace(skipped=f"--tries={tries} are used up")
@@ -68,7 +68,7 @@ def search(
 
 
 def changed(config: ConfigDict, keys: dict[str, Any]) -> ConfigDict:
-    """A copy of a config with other values at some keys."""
+    """A copy of a config with other values for some keys."""
     config = copy.deepcopy(config)
     config.update_from_flattened_dict(keys)
     return config
@@ -79,7 +79,7 @@ def _says(keys: dict[str, Any]) -> str:
 
 
 def ways(config: ConfigDict, failed: dict[str, Any]) -> Iterator[Way]:
-    """The ways there are, single ones. The sizes to begin with follow from what lacks."""
+    """All single changes. Their initial sizes follow from how much memory is missing."""
     factor = max(failed["hbm_gib"] / failed["hbm_limit_gib"], 1.0)
     same = failed["topology"]
     yield _larger(config, failed, factor)
@@ -91,7 +91,7 @@ def ways(config: ConfigDict, failed: dict[str, Any]) -> Iterator[Way]:
 
 
 def _larger(config: ConfigDict, failed: dict[str, Any], factor: float) -> Way:
-    """The smallest slice of the generation that has enough memory if it is shared evenly."""
+    """The smallest slice of the generation with enough memory, if the load is spread evenly."""
     kind, shape = parse(failed["topology"])
     rows = config.batch_size // config.optimizer.accumulate
     if kind in SLICES:
@@ -106,7 +106,7 @@ def _larger(config: ConfigDict, failed: dict[str, Any], factor: float) -> Way:
 
 
 def _micro_batches(config: ConfigDict, failed: dict[str, Any], factor: float) -> Way:
-    """As many micro-batches as the temporary memory is too large by, a power of two."""
+    """A power of two of micro-batches, the factor by which temporary memory is too large."""
     state = failed["hbm_gib"] - failed["memory_gib"]["temporary"]
     room = failed["hbm_limit_gib"] - state
     wanted = failed["memory_gib"]["temporary"] / room if room > 0 else factor
@@ -117,13 +117,13 @@ def _micro_batches(config: ConfigDict, failed: dict[str, Any], factor: float) ->
     keys = {"optimizer.accumulate": accumulate}
     if config.batch_size % (accumulate * failed["devices"]):
         return Way(
-            _says(keys), {}, "", f"batch {config.batch_size} cannot be cut so on every device"
+            _says(keys), {}, "", f"batch {config.batch_size} does not split evenly on every device"
         )
     return Way(_says(keys), keys, failed["topology"])
 
 
 def _sharded(config: ConfigDict, failed: dict[str, Any]) -> Way:
-    """The state over 8 devices, or all of fewer; only where the state is what is too large."""
+    """The state sharded over up to 8 devices; only if the state is what is too large."""
     shares = min(8, failed["devices"])
     keys = {"mesh.fsdp": shares}
     state = failed["state_gib"]
@@ -131,6 +131,6 @@ def _sharded(config: ConfigDict, failed: dict[str, Any]) -> Way:
     if config.mesh.fsdp > 1 or shares == 1 or failed["devices"] % shares:
         return Way(_says(keys), {}, "", "the state is sharded already, or cannot be")
     if state * (1 - 1 / shares) < lacks:
-        why = f"the whole state is {state:.2f} GiB, and {lacks:.2f} GiB lack"
+        why = f"the whole state is {state:.2f} GiB, but {lacks:.2f} GiB are missing"
         return Way(_says(keys), keys, "", why)
     return Way(_says(keys), keys, failed["topology"])

@@ -1,4 +1,4 @@
-"""The figures as text for people: one topology, several side by side, one that does not fit."""
+"""The figures as text: one topology, several side by side, or one that does not fit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def report(f: dict[str, Any]) -> str:
     """The figures of one topology as a table.
 
     Args:
-      f: of `model.figures`.
+      f: from `model.figures`.
     """
     rows = [("memory, all", f"{f['hbm_gib']:.3f} GiB of {f['hbm_limit_gib']:.2f}")]
     rows += [(f"  {k}", f"{v:.3f} GiB") for k, v in f["memory_gib"].items() if abs(v) >= 5e-4]
@@ -20,7 +20,7 @@ def report(f: dict[str, Any]) -> str:
         rows += _times(f)
     title = f"{f['step']}, batch {f['batch']} on {f['topology']}"
     where = f"{f['devices']} x {f['device']}, {f['hosts']} host{'s' * (f['hosts'] > 1)}"
-    lines = [title, f"{where}: {verdict(f)}", "MODELLED, not measured; of one device:"]
+    lines = [title, f"{where}: {verdict(f)}", "MODELLED, not measured; per device:"]
     if f["stand_in"]:
         lines.insert(2, f"STAND-IN: {f['stand_in']}.")
     width = max(len(name) for name, _ in rows) + 2
@@ -45,10 +45,10 @@ def _times(f: dict[str, Any]) -> list[tuple[str, str]]:
         for k, v in f["ms"].items()
     ]
     if f["modelled_ms"] is None:
-        return [*rows, ("step, modelled", "unknown: no figures of this device")]
+        return [*rows, ("step, modelled", "unknown: no figures for this device")]
     feed = f"{f['pairs_per_s_host']:,.0f}"
     if f["data"] == "resident":
-        feed += ", by 4 bytes each: the images are on the device"
+        feed += ", 4 bytes each: the images are on the device"
     return [
         *rows,
         ("step, modelled", f"{f['modelled_ms']:.2f} ms"),
@@ -62,13 +62,13 @@ def _times(f: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def comparison(found: list[dict[str, Any]]) -> str:
-    """Several topologies side by side, one a line.
+    """Several topologies side by side, one per line.
 
     Args:
       found: figures of each.
     """
     heads: tuple[str, ...] = ("topology", "devices", "fits", "GiB", "of", "TFLOP", "GB")
-    heads += ("network ms", "step ms", "of peak", "pairs/s a host", "hours", "device-h")
+    heads += ("network ms", "step ms", "of peak", "pairs/s per host", "hours", "device-h")
     keys = ("tflop", "gb_moved")
     lines = [heads]
     for f in found:
@@ -83,7 +83,7 @@ def comparison(found: list[dict[str, Any]]) -> str:
         lines.append(tuple(cells))
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     text = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join(["MODELLED, not measured; memory, arithmetic, bytes a device:", *text])
+    return "\n".join(["MODELLED, not measured; memory, arithmetic, bytes per device:", *text])
 
 
 def _cell(value: float | None, form: str) -> str:
@@ -91,18 +91,18 @@ def _cell(value: float | None, form: str) -> str:
 
 
 def remedies(tried: list[dict[str, Any]]) -> str:
-    """What was tried for a config that does not fit, and what of it helps.
+    """What was tried for a config that does not fit, and what helps.
 
     Args:
-      tried: of `remedies.search`.
+      tried: from `remedies.search`.
     """
-    lines = ["What the compiler says to other ways:"]
+    lines = ["What the compiler says about other options:"]
     for t in tried:
         f = t["figures"]
         after = "skipped: " + t["skipped"] if f is None else verdict(f)
         if f is not None and f["fits"] and f["modelled_ms"] is not None:
-            after += f", {f['modelled_ms']:.1f} ms a step (modelled)"
+            after += f", {f['modelled_ms']:.1f} ms per step (modelled)"
         lines.append(f"  {t['change']:<52} {after}")
     if not any(t["figures"] and t["figures"]["fits"] for t in tried):
-        lines.append("  none of these fits; a smaller batch_size or encoder is left.")
+        lines.append("  none of these fits; try a smaller batch_size or encoder.")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""From a name such as v3:16x16 to the devices of a machine that is not there."""
+"""Turns a name such as v3:16x16 into the devices of a machine that need not exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from byol_jax.preflight.hardware import (
     slice_devices,
 )
 
-# Without these, libtpu looks for a TPU around this machine and says on stderr that there is none.
+# Without these, libtpu searches for a TPU and prints on stderr that there is none.
 NO_TPU_HERE = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v3-8",
@@ -34,14 +34,14 @@ def listing() -> str:
     lines = ["TPU topologies (name=devices):"]
     for kind, shapes in SLICES.items():
         device = KINDS[kind]
-        lines.append(f"  {device.name}, {device.hbm_gib:g} GiB usable of each")
+        lines.append(f"  {device.name}, {device.hbm_gib:g} GiB usable per device")
         names = [f"{kind}:{s}={slice_devices(kind, s)}" for s in shapes]
         lines += [f"    {'  '.join(names[i : i + 6])}" for i in range(0, len(names), 6)]
     lines += [
         "Others:",
         "  cpu:N   N devices of this machine",
         "  h100:N, a100:N, gpu:N (h100)   N cards; partitioned as for N CPU devices, a stand-in",
-        "Several are compared: --topology v3:16x16,v5e:16x16",
+        "To compare several: --topology v3:16x16,v5e:16x16",
     ]
     return "\n".join(lines)
 
@@ -70,12 +70,12 @@ def parse(name: str) -> tuple[str, str]:
     kind, shape = match[1], match[2]
     flat = KINDS[kind].platform != "tpu"
     if (flat and "x" in shape) or not all(int(n) for n in shape.split("x")):
-        raise ValueError(f"--topology {name!r}: {kind} is counted, from 1 on, e.g. {kind}:8.")
+        raise ValueError(f"--topology {name!r}: {kind} takes a number, at least 1, e.g. {kind}:8.")
     return kind, shape
 
 
 def virtual_devices(names: list[str]) -> int:
-    """CPU devices that the topologies need; 0 where they are all TPUs."""
+    """CPU devices that the topologies need; 0 if they are all TPUs."""
     counts = [int(shape) for kind, shape in map(parse, names) if KINDS[kind].platform != "tpu"]
     return max(counts, default=0)
 
@@ -96,7 +96,7 @@ def find(name: str) -> Topology:
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise ValueError(
-            f"--topology {name} needs {count} virtual CPU devices, of which this process has "
+            f"--topology {name} needs {count} virtual CPU devices, but this process has "
             f"{len(devices)}; set them before jax starts: jax_num_cpu_devices."
         )
     if device.platform == "cpu":
@@ -107,7 +107,7 @@ def find(name: str) -> Topology:
         devices[:count],
         -(-count // GPUS_PER_HOST),
         stand_in=f"partitioned and compiled for {count} CPU devices: arguments and collectives as "
-        f"of {count} cards, temporary memory and bytes as a CPU would have them",
+        f"for {count} cards, temporary memory and bytes as on a CPU",
     )
 
 

@@ -1,1 +1,1 @@
-"""Pictures of a run."""
+"""Reports about a run: its status, and a picture of its views."""

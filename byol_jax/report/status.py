@@ -1,4 +1,4 @@
-"""What a run is doing, how far it is and how healthy, from the files of its folder alone."""
+"""What a run is doing, how far it is and how healthy, from the files in its folder alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from byol_jax.manifest import MANIFEST_FILE
 from byol_jax.untrusted import read_lines
 
 SILENT = 3.0
-"""Times the longest silence of this start, after which a run is called silent; 60 s at least."""
+"""A run is called silent after this many times its longest silence so far; at least 60 s."""
 
 
 def status(workdir: Path) -> str:
@@ -24,7 +24,7 @@ def status(workdir: Path) -> str:
       workdir: folder of the run; nothing in it is changed.
 
     Raises:
-      ValueError: the folder is no run.
+      ValueError: the folder is not a run.
     """
     events = read_events(workdir)
     starts = [e for e in events if e["event"] == "start"]
@@ -69,7 +69,7 @@ def _state(events: list[Event], start: Event) -> str:
     times = [e["time"] for e in events[events.index(start) :]]
     usual = max((b - a for a, b in itertools.pairwise(times)), default=60.0)
     if ago > max(SILENT * usual, 60.0):
-        return f"SILENT: {said}, where {_duration(usual)} was the most so far"
+        return f"SILENT: {said}, but {_duration(usual)} was the longest so far"
     return f"running, {said}" if len(times) > 1 else f"starting, {said}"
 
 
@@ -78,7 +78,7 @@ def _lives(pid: Any) -> bool:
         os.kill(int(pid), 0)
     except (ProcessLookupError, TypeError, ValueError):
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's process
         return True
     return True
 

@@ -22,12 +22,12 @@ def draw_views(
     spec: EvalSpec,
     path: Path,
 ) -> Iterator[Mapping[str, np.ndarray]]:
-    """Draw the first batch's originals and views, and give the batches on unchanged.
+    """Draw the first batch's originals and views, and pass on the batches unchanged.
 
     Args:
-      batches: training batches; the first one is read now.
+      batches: training batches; the first one is read immediately.
       render: batch -> its views [B, V, S, S, C], normalised.
-      source: where the originals come from; a stream has none to show.
+      source: where the originals come from; a stream cannot show any.
       spec: normalisation, and the centre crop of the originals.
       path: of the PNG.
     """
@@ -50,7 +50,7 @@ def _denormalise(images: np.ndarray, spec: EvalSpec) -> np.ndarray:
 
 
 def _draw(columns: list[np.ndarray], titles: list[str], path: Path) -> None:
-    # The object interface: pyplot would keep global state and may look for a display.
+    # The object interface: pyplot would keep global state and might look for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

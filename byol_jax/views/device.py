@@ -1,13 +1,13 @@
-"""The views made on the device, in JAX inside the train step: the operations of `spec.ViewSpec`.
+"""Views made on the device, in JAX inside the train step: the operations of `spec.ViewSpec`.
 
-Equal draws give the same views as `host.py`. Nothing branches: where an operation is not drawn, it
-is applied with an amount that changes nothing. The four jitter operations can come in 24 orders. To
-keep that cheap they are done in five steps: saturation and hue both work in HSV and do not disturb
+Equal draws give the same views as `host.py`. Nothing branches: an operation that is not drawn is
+applied with an amount that changes nothing. The four jitter operations can come in 24 orders. To
+keep that cheap they are done in five steps: saturation and hue both work in HSV and do not affect
 each other, so any order is HSV, affine, HSV, affine, HSV. The two affine steps are brightness and
-contrast; saturation and hue each join the HSV step at their place in the order.
+contrast; saturation and hue each go into the HSV step that matches their position in the order.
 
-Inside, an image is a list of its C planes [N, H, W]: a TPU would pad a last axis of 3 to 128, and
-separate planes need not be stacked and taken apart between two operations.
+Internally an image is a list of its C planes [N, H, W]: a TPU would pad a last axis of 3 to 128,
+and separate planes need not be stacked and split between two operations.
 
 Shape key: B examples, V views, N rows, H W C image, S side of a view, U draws (`UNIFORMS`).
 """
@@ -15,14 +15,14 @@ Shape key: B examples, V views, N rows, H W C image, S side of a view, U draws (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from byol_jax.core import Batch
 from byol_jax.views.spec import (
     GREY,
     ORDERS,
@@ -35,20 +35,18 @@ from byol_jax.views.spec import (
     total_views,
 )
 
-Batch = Mapping[str, Any]  # as core.Batch
-
-# Of each of the 24 orders: whether brightness comes before contrast, and how many of the two come
+# For each of the 24 orders: whether brightness comes before contrast, and how many of the two come
 # before saturation, and before hue.
 _BRIGHTNESS_FIRST = np.array([o.index(0) < o.index(1) for o in ORDERS])
 _SATURATION_GAP, _HUE_GAP = (
     np.array([(o.index(0) < o.index(k)) + (o.index(1) < o.index(k)) for o in ORDERS], np.int32)
     for k in (2, 3)
 )
-# On a TPU: three bfloat16 products, off by at most 0.005 of 1/255; a single one is off by 2.1/255.
+# On a TPU: three bfloat16 products, with an error of at most 0.005 of 1/255; one has 2.1/255.
 _EXACT = jax.lax.Precision.HIGH
 
 _BLOCK = 56
-"""Rows, or columns, that are blurred by one matrix."""
+"""Rows, or columns, blurred by one matrix."""
 
 
 def make_views(
@@ -58,18 +56,18 @@ def make_views(
 
     Args:
       recipe: the views by group.
-      cropped: whether the host has cut the views already. If so, every group arrives under its own
-        name as uint8 [B, V, S, S, C]; if not, whole images of one size arrive as "image",
+      cropped: whether the host has already cropped the views. If so, every group arrives under its
+        own name as uint8 [B, V, S, S, C]; if not, whole images of one size arrive as "image",
         uint8 [B, H, W, C].
       dtype: of the computation and of the result.
 
     Returns:
       (batch, key) -> batch with every group [B, V, S, S, C] under its name, normalised, and without
-      "image". The random numbers are `uniforms(key, B, V)` with V over all groups; the groups take
-      consecutive slices of them, in the recipe's order.
+      "image". The random numbers are `uniforms(key, B, V)` with V counted over all groups; the
+      groups use consecutive slices of them, in the recipe's order.
 
     Raises:
-      ValueError: this is no recipe.
+      ValueError: this is not a valid recipe.
     """
     check_recipe(recipe)
     slices, total = group_slices(recipe), total_views(recipe)
@@ -87,7 +85,7 @@ def make_views(
 
 
 def _make_group(images: Array, specs: tuple[ViewSpec, ...], u_BVU: Array, cropped: bool) -> Array:
-    """One group of views [B, V, S, S, C] of whole images, or of its crops."""
+    """One group of views [B, V, S, S, C], from whole images or from its crops."""
     made = []
     for v, spec in enumerate(specs):
         if cropped:
@@ -99,7 +97,7 @@ def _make_group(images: Array, specs: tuple[ViewSpec, ...], u_BVU: Array, croppe
 
 
 def look_up(shape: tuple[int, int, int]) -> Callable[[Batch], Batch]:
-    """Read the images of a batch from a data set in device memory.
+    """Look up the images of a batch in a data set in device memory.
 
     Args:
       shape: [H, W, C] of an image.
@@ -132,12 +130,12 @@ def uniforms(key: Array, rows: int, num_views: int) -> Array:
 
 
 def crop_batch(images_NHWC: Array, spec: ViewSpec, u_NU: Array) -> Array:
-    """Cut a window out of each image of a batch of one size, and resize it.
+    """Crop a window from each image of a batch of one size, and resize it.
 
     Args:
       images_NHWC: uint8 0..255 or float 0..1.
       spec: what the view is, `affine` or not.
-      u_NU: in [0, 1); its dtype is that of the result.
+      u_NU: in [0, 1); its dtype is also that of the result.
 
     Returns:
       [N, S, S, C] in 0..1.
@@ -161,7 +159,7 @@ def crop_batch(images_NHWC: Array, spec: ViewSpec, u_NU: Array) -> Array:
 
 
 def augment(images_NHWC: Array, spec: ViewSpec, u_NU: Array) -> Array:
-    """All of a view but the crop: flip, colours, blur, solarize, normalise.
+    """Everything but the crop: flip, colours, blur, solarize, normalise.
 
     Args:
       images_NHWC: float in 0..1.
@@ -200,7 +198,7 @@ def _half(u_NU: Array, name: str, width: float) -> Array:
 
 
 def _sides(spec: ViewSpec, u_NU: Array, height: int, width: int) -> tuple[Array, Array]:
-    """Height and width of the windows as real numbers, at most the image's."""
+    """Height and width of the windows as real numbers, at most those of the image."""
     area = _range(u_NU[:, U["area"]], *spec.area) * (height * width)
     aspect = jnp.exp(_range(u_NU[:, U["aspect"]], *(math.log(a) for a in spec.aspect)))
     return jnp.minimum(jnp.sqrt(area / aspect), height), jnp.minimum(jnp.sqrt(area * aspect), width)
@@ -215,7 +213,7 @@ def _keys(start_N: Array, length_N: Array, full: int, size: int) -> Array:
     near = (1.5 * d - 2.5) * d * d + 1
     far = ((-0.5 * d + 2.5) * d - 4) * d + 2
     weights = jnp.where(d <= 1, near, jnp.where(d < 2, far, 0))
-    # The window is cut first: what lies beside it has no weight.
+    # The window is cut first, so pixels outside it have no weight.
     inside = (taps[0] >= start) & (taps[0] < start + length)
     weights = jnp.where(inside[:, None], weights, 0)
     return weights / weights.sum(2, keepdims=True)
@@ -243,7 +241,7 @@ def _affine(x_NHWC: Array, spec: ViewSpec, u_NU: Array) -> Array:
 
 
 def _jitter(x: list[Array], spec: ViewSpec, u_NU: Array) -> list[Array]:
-    """Brightness, contrast, saturation and hue in the order that each row draws."""
+    """Brightness, contrast, saturation and hue in the order drawn for each row."""
     on = u_NU[:, U["jitter"]] < spec.jitter
     order = (u_NU[:, U["order"]] * len(ORDERS)).astype(jnp.int32)
     first, gap_s, gap_h = (
@@ -271,11 +269,11 @@ def _jitter(x: list[Array], spec: ViewSpec, u_NU: Array) -> list[Array]:
 
 
 def _hsv(rgb: list[Array], saturation: Array, hue: Array) -> list[Array]:
-    """Scale the saturation by 1 + `saturation`, at most to 1, and turn the hue by `hue` turns."""
+    """Scale the saturation by 1 + `saturation`, at most to 1, and rotate the hue by `hue` turns."""
     r, g, b = rgb
     v = jnp.maximum(jnp.maximum(r, g), b)
     chroma = v - jnp.minimum(jnp.minimum(r, g), b)
-    # In sixths of a turn: red is 0, green 2, blue 4. One division: it is what costs most here.
+    # In sixths of a turn: red is 0, green 2, blue 4. One division, the most expensive step here.
     red, green = r >= v, g >= v
     ahead = jnp.where(red, g - b, jnp.where(green, b - r, r - g))
     start = jnp.where(red, 0, jnp.where(green, 2, 4))
@@ -287,7 +285,7 @@ def _hsv(rgb: list[Array], saturation: Array, hue: Array) -> list[Array]:
 
 
 def _band(u_NU: Array, spec: ViewSpec, on: Array, shape: tuple[int, ...]) -> Array:
-    """The blur as matrices [N, block, block + kernel - 1]; the identity where it is not drawn."""
+    """The blur as matrices [N, block, block + kernel - 1]; the identity if it is not drawn."""
     sigma = _range(u_NU[:, U["sigma"]], *spec.sigma)[:, None, None]
     reach, block = spec.kernel // 2, min(_BLOCK, *shape[1:])
 
@@ -306,9 +304,9 @@ def _product(axis: int, band: Array, x: Array) -> Array:
 
 
 def _blur(x_NHW: Array, band: Array) -> Array:
-    """Gaussian blur with zeros beyond the border, of the rows and of the columns.
+    """Gaussian blur along rows and columns, with zeros beyond the border.
 
-    By blocks: a product with one band matrix would multiply zeros most of the time.
+    In blocks: a product with a single band matrix would mostly multiply zeros.
     """
     block, wide = band.shape[1:]
     x, reach = x_NHW, (wide - block) // 2

@@ -1,8 +1,8 @@
-"""The views made on the host, in TensorFlow: the operations of `spec.ViewSpec`, inside tf.data.
+"""Views made on the host, in TensorFlow: the operations of `spec.ViewSpec`, inside tf.data.
 
 Colour and blur work on planes, [N, C, H, W]: a maximum over the channels is then one pass over
-whole planes, the blur a product with a band matrix, and a view costs about a third of what it costs
-on [N, H, W, C]. An operation that is not drawn is not computed.
+whole planes, the blur is a product with a band matrix, and a view costs about a third of what it
+would on [N, H, W, C]. An operation that is not drawn is not computed.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from byol_jax.views.spec import GREY, ORDERS, UNIFORMS, EvalSpec, U, ViewSpec
 Tensor = Any  # tf.Tensor; TensorFlow ships no usable types
 Window = tuple[Tensor, Tensor, Tensor, Tensor]
 
-# Before any operation runs, since TensorFlow takes all memory of every GPU that it sees. If some
-# other code has started TensorFlow already, it refuses, and that code has decided.
+# Before any operation runs, because TensorFlow takes all memory of every GPU it sees. If other code
+# has already started TensorFlow, it refuses, and that code has decided.
 with contextlib.suppress(RuntimeError):
     tf.config.set_visible_devices([], "GPU")
 
 
 MAX_VIEWS = 2**14 * 4 // UNIFORMS
-"""Views per example: more would use the random numbers of the next example."""
+"""Most views per example: more would use the random numbers of the next example."""
 
 
 def uniforms(seed: int, epoch: Tensor, index: Tensor, num_views: int) -> Tensor:
-    """The random numbers of one example's views, a function of the arguments alone.
+    """The random numbers for one example's views, a function of the arguments alone.
 
     Args:
       seed: of the run.
@@ -46,7 +46,7 @@ def uniforms(seed: int, epoch: Tensor, index: Tensor, num_views: int) -> Tensor:
     """
     if num_views > MAX_VIEWS:
         raise ValueError(f"The recipe has {num_views} views; expected at most {MAX_VIEWS}.")
-    # Philox is a function of (key, counter); every value of the counter gives 4 numbers, and every
+    # Philox is a function of (key, counter); every value of the counter yields 4 numbers, and every
     # example has 2**14 values of the counter to itself.
     return tf.raw_ops.StatelessRandomUniformV2(
         shape=[num_views, UNIFORMS],
@@ -57,7 +57,7 @@ def uniforms(seed: int, epoch: Tensor, index: Tensor, num_views: int) -> Tensor:
 
 
 def crop_window(spec: ViewSpec, u: Tensor, height: Tensor, width: Tensor) -> Window:
-    """Where a view is cut from the image.
+    """The window of a view in the image.
 
     Args:
       spec: gives area and aspect.
@@ -81,7 +81,7 @@ def crop_window(spec: ViewSpec, u: Tensor, height: Tensor, width: Tensor) -> Win
 
 
 def crop_resize(image: Tensor, window: Window, size: int, dtype: Any = tf.float32) -> Tensor:
-    """Cut a window out of one image and resize it, bicubic.
+    """Crop a window from one image and resize it with bicubic interpolation.
 
     Args:
       image: [H, W, C], uint8 0..255 or float 0..1.
@@ -95,7 +95,7 @@ def crop_resize(image: Tensor, window: Window, size: int, dtype: Any = tf.float3
     top, left, height, width = window
     cut = image[top : top + height, left : left + width][None]
     # NOTE: the kernel rounds sampling positions to 1/1024 px, an error of up to 5e-4 times the
-    # image's slope per pixel; the exact one, ScaleAndTranslate, takes four times as long.
+    # image's slope per pixel; the exact kernel, ScaleAndTranslate, takes four times as long.
     crop = tf.raw_ops.ResizeBicubic(images=cut, size=[size, size], half_pixel_centers=True)[0]
     if dtype == tf.uint8:
         return tf.cast(tf.clip_by_value(crop + 0.5, 0.0, 255.5), tf.uint8)
@@ -103,7 +103,7 @@ def crop_resize(image: Tensor, window: Window, size: int, dtype: Any = tf.float3
 
 
 def crop_batch(images: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
-    """`crop_window` and an exact `crop_resize` for a batch of small images of one size.
+    """`crop_window` and an exact `crop_resize`, for a batch of small images of one size.
 
     Args:
       images: [N, H, W, C], uint8 0..255 or float 0..1.
@@ -132,13 +132,13 @@ def crop_affine(images: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
       u: [N, UNIFORMS] in [0, 1).
 
     Returns:
-      float32 [N, size, size, C] in 0..1, zero outside of the image.
+      float32 [N, size, size, C] in 0..1, zero outside the image.
     """
     shape = tf.shape(images)
     full_h, full_w = tf.cast(shape[1], tf.float32), tf.cast(shape[2], tf.float32)
     h, w = _sides(spec, u, shape[1], shape[2])
     turn = _half(u, "rotate", math.radians(spec.rotate))
-    # The centre of the window, and the steps in the image for one step in the view.
+    # The centre of the window, and the step in the image per step in the view.
     y = u[:, U["top"]] * (full_h - h) + h / 2 + _half(u, "shift_y", spec.shift) * full_h
     x = u[:, U["left"]] * (full_w - w) + w / 2 + _half(u, "shift_x", spec.shift) * full_w
     size, zero = float(spec.size), tf.zeros_like(h)
@@ -161,10 +161,10 @@ def crop_affine(images: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
 
 
 def augment(images: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
-    """All of a view but the crop: flip, colours, blur, solarize, normalise.
+    """Everything but the crop: flip, colours, blur, solarize, normalise.
 
     Args:
-      images: float32 [N, H, W, C] in 0..1, with N and C known when traced.
+      images: float32 [N, H, W, C] in 0..1, with N and C known when tracing.
       spec: what the view is.
       u: [N, UNIFORMS] in [0, 1).
 
@@ -179,20 +179,20 @@ def augment(images: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
     if spec.blur:
         sigma = _range(u[:, U["sigma"]], *spec.sigma)
         x = _sometimes(spec.blur, u[:, U["blur"]], lambda x, s: _blur(x, s, spec.kernel), x, sigma)
-    # For x in 0..1 the smaller of x and 1 - x is what "x < 0.5 ? x : 1 - x" chooses.
+    # For x in 0..1, the smaller of x and 1 - x equals "x < 0.5 ? x : 1 - x".
     x = _sometimes(spec.solarize, u[:, U["solarize"]], lambda x: tf.minimum(x, 1.0 - x), x)
     return tf.transpose(_normalise(x, spec.mean, spec.std, [-1, 1, 1]), [0, 2, 3, 1])
 
 
 def eval_window(spec: EvalSpec, height: Tensor, width: Tensor) -> Window:
-    """Where the evaluation cuts: the central square, (top, left, side, side), int32 px."""
+    """The window for evaluation: the central square, (top, left, side, side), int32 px."""
     shorter = tf.cast(tf.minimum(height, width), tf.float32)
     side = tf.maximum(tf.cast(tf.round(shorter * (spec.size / spec.resize)), tf.int32), 1)
     return (height - side) // 2, (width - side) // 2, side, side
 
 
 def eval_view(image: Tensor, spec: EvalSpec, window: Window | None = None) -> Tensor:
-    """The centre of one image, as in `EvalSpec`.
+    """The centre of one image, as described in `EvalSpec`.
 
     Args:
       image: [H, W, C], uint8 0..255 or float 0..1.
@@ -205,7 +205,7 @@ def eval_view(image: Tensor, spec: EvalSpec, window: Window | None = None) -> Te
     shape = tf.shape(image)
     window = window or eval_window(spec, shape[0], shape[1])
     crop = crop_resize(image, window, spec.size)
-    # By whole rows: broadcasting three numbers over the last axis takes twice as long.
+    # In whole rows: broadcasting three numbers over the last axis takes twice as long.
     rows = tf.reshape(crop, [spec.size, -1])
     rows = _normalise(rows, spec.mean * spec.size, spec.std * spec.size, [-1])
     return tf.reshape(rows, [spec.size, spec.size, len(spec.mean)])
@@ -224,7 +224,7 @@ def _half(u: Tensor, name: str, width: float) -> Tensor:
 
 
 def _sides(spec: ViewSpec, u: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """Height and width of the window as real numbers, at most the image's."""
+    """Height and width of the window as real numbers, at most those of the image."""
     height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
     area = _range(u[..., U["area"]], *spec.area) * height * width
     aspect = tf.exp(_range(u[..., U["aspect"]], *(math.log(a) for a in spec.aspect)))
@@ -241,14 +241,14 @@ def _keys(start: Tensor, length: Tensor, full: int, size: int) -> Tensor:
     near = (1.5 * d - 2.5) * d * d + 1.0
     far = ((-0.5 * d + 2.5) * d - 4.0) * d + 2.0
     weights = tf.where(d <= 1.0, near, tf.where(d < 2.0, far, 0.0))
-    # The window is cut first: what lies beside it has no weight.
+    # The window is cut first, so pixels outside it have no weight.
     inside = (taps >= start[:, None]) & (taps < (start + length)[:, None])
     weights = weights * tf.cast(inside, tf.float32)[:, None]
     return weights / tf.reduce_sum(weights, axis=2, keepdims=True)
 
 
 def _apply(rows: Tensor, op: Callable[..., Tensor], x: Tensor, *amounts: Tensor) -> Tensor:
-    """Apply `op` to the rows [N] that are true, and compute it for no other."""
+    """Apply `op` to the rows [N] that are true, computing it only for them."""
     if x.shape[0] == 1:
         return tf.cond(rows[0], lambda: op(x, *amounts), lambda: x)
     at = tf.where(rows)
@@ -265,7 +265,7 @@ def _sometimes(
 
 
 def _jitter(x: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue in the order that each row draws."""
+    """Brightness, contrast, saturation and hue in the order drawn for each row."""
     named: Sequence[tuple[str, Callable[..., Tensor], float]] = (
         ("brightness", _multiply if spec.brightness_scales else _add, spec.brightness),
         ("contrast", _contrast, spec.contrast),
@@ -276,7 +276,7 @@ def _jitter(x: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
     if not present:
         return x
     amounts = {k: _half(u, named[k][0], named[k][2])[:, None, None] for k in present}
-    # Of the four, those with no strength are left out of the orders.
+    # Operations of strength 0 are left out of the orders.
     orders = tf.constant([[k for k in order if k in present] for order in ORDERS])
     drawn = tf.gather(orders, tf.cast(u[:, U["order"]] * len(ORDERS), tf.int32))
     drawn = tf.where(u[:, U["jitter"], None] < spec.jitter, drawn, -1)
@@ -311,7 +311,7 @@ def _extremes(planes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _saturation(x: Tensor, amount: Tensor) -> Tensor:
     # HSV with s = (v - low) / v clipped at 1 after scaling: every channel keeps its share of the
-    # way from v, the largest, down, and the way is stretched by min(factor, v / (v - low)).
+    # distance below v, the largest, and that distance is scaled by min(factor, v / (v - low)).
     planes = tf.unstack(x, axis=1)
     v, low = _extremes(planes)
     stretch = tf.minimum(1.0 + amount, v / tf.maximum(v - low, 1e-12))
@@ -344,7 +344,7 @@ def _blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     reach = kernel // 2
     taps = tf.exp(-(tf.range(reach + 1, dtype=tf.float32) ** 2) / (2.0 * sigma[:, None] ** 2))
     taps = taps / (2.0 * tf.reduce_sum(taps, axis=1, keepdims=True) - taps[:, :1])
-    taps = tf.pad(taps, [[0, 0], [0, 1]])  # one more tap, of no weight, for all that is farther
+    taps = tf.pad(taps, [[0, 0], [0, 1]])  # one more tap, of weight 0, for everything farther
     sides = []
     for axis in (2, 3):
         at = tf.range(x.shape[axis])

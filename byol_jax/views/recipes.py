@@ -1,4 +1,4 @@
-"""The recipes of views by name: which views each paper trains on."""
+"""View recipes by name: the views that each paper trains on."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def simclr(
     strength: float = 1.0,
     **overrides: Any,
 ) -> Recipe:
-    """SimCLR's two views, drawn alike: strong jitter, blur half the time, no normalisation.
+    """SimCLR's two views, both drawn the same way: strong jitter, frequent blur, no normalisation.
 
     Args:
       size: side, px.
@@ -112,7 +112,7 @@ def digits(
     std: Statistics = DIGITS_STD,
     **overrides: Any,
 ) -> Recipe:
-    """Two views for small grey scans, drawn alike: crop, rotation, brightness, contrast; no flip.
+    """Two equal views for small grey scans: crop, rotation, brightness, contrast; no flip.
 
     Args:
       size: side, px.
@@ -165,7 +165,7 @@ def multi_crop(
     count: int = 6,
     **overrides: Any,
 ) -> Recipe:
-    """BYOL's two views of large parts of the image, and small views of small parts.
+    """BYOL's two views of large parts of the image, plus small views of small parts.
 
     Args:
       size: side of the two large views, px.
@@ -213,12 +213,12 @@ def _group(
     mean: Statistics,
     std: Statistics,
 ) -> tuple[ViewSpec, ...]:
-    """Views of one size from the fields of each, with `overrides` in all of them."""
+    """Views of one size from the fields of each, with `overrides` applied to all of them."""
     fields = [f.name for f in dataclasses.fields(ViewSpec) if f.name != "size"]
     for name in overrides:
         if name == "size":
             raise ValueError(
-                f"size is overridden with {overrides[name]!r}, which would make all view groups of "
+                f"size is overridden with {overrides[name]!r}, which would give all view groups "
                 "one size; set image_size instead."
             )
         if name not in fields:

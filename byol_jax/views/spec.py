@@ -1,4 +1,4 @@
-"""What a view is, and what a recipe of views is. No TensorFlow, no JAX.
+"""What a view is, and what a view recipe is. No TensorFlow, no JAX.
 
 A view is a pure function of an image and `UNIFORMS` numbers in [0, 1). The host (`host.py`) and the
 device (`device.py`) draw those numbers with their own stateless generators and apply the same
@@ -23,11 +23,11 @@ DRAWS = (
 U = {name: i for i, name in enumerate(DRAWS)}
 
 UNIFORMS = 32
-"""Random numbers per view. Some are unused: an augmentation that is added later takes one of those,
-and the numbers of the existing augmentations, hence old runs, stay as they are."""
+"""Random numbers per view. Some are unused: an augmentation added later uses one of those, so that
+the numbers of the existing augmentations, and hence old runs, do not change."""
 assert len(DRAWS) <= UNIFORMS
 
-# The 24 orders of the four jitter operations; a draw u takes ORDERS[floor(24 u)].
+# The 24 orders of the four jitter operations; a draw u selects ORDERS[floor(24 u)].
 # 0 brightness, 1 contrast, 2 saturation, 3 hue.
 ORDERS = tuple(
     (a, b, c, d)
@@ -39,7 +39,7 @@ ORDERS = tuple(
 )
 
 GREY = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue in grey."""
+"""Weights of red, green and blue in the grey value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,27 +47,27 @@ class ViewSpec:
     """One view, in the order in which its operations are applied.
 
     Crop: area fraction U(area), aspect ratio r (width / height) log-uniform in `aspect`, drawn once
-    (not until it fits): sides rounded and clipped to the image, position uniform
+    (not repeated until it fits): sides rounded and clipped to the image, position uniform
     (top = floor(u (H - h + 1))); resized to `size` by bicubic interpolation (Keys, a = -0.5,
     half-pixel centres, no antialiasing, weights renormalised at the border of the window), clipped
     to [0, 1].
     With `rotate` or `shift` set (small scans), crop, rotation and shift are instead one affine
     resampling, bilinear, zero outside: the window has real sides h = min(H, sqrt(a H W / r)) and
-    w = min(W, sqrt(a H W r)) at top = u (H - h), left = u (W - w); it is turned by t about its
-    centre and moved by (d_y H, d_x W). Output pixel (i, j), with y = h ((i + 0.5) / size - 0.5)
+    w = min(W, sqrt(a H W r)) at top = u (H - h), left = u (W - w); it is rotated by t about its
+    centre and shifted by (d_y H, d_x W). Output pixel (i, j), with y = h ((i + 0.5) / size - 0.5)
     and x = w ((j + 0.5) / size - 0.5), reads the image at
         row    = top  + h / 2 + d_y H + sin(t) x + cos(t) y - 0.5
         column = left + w / 2 + d_x W + cos(t) x - sin(t) y - 0.5.
     Then flip (left to right), colour jitter (brightness, contrast, saturation and hue in random
-    order, each clipped to [0, 1]), grey, blur, solarize (x < 0.5 ? x : 1 - x), and last
-    (x - mean) / std. A draw u of a range is low + (high - low) u, of a half width s is s (2 u - 1),
-    of a probability p is "u < p".
+    order, each clipped to [0, 1]), grey, blur, solarize (x < 0.5 ? x : 1 - x), and finally
+    (x - mean) / std. A draw u from a range is low + (high - low) u, from a half width s it is
+    s (2 u - 1), and for a probability p it is "u < p".
 
     size: side in px. area, aspect, sigma (px): (low, high). flip, jitter, grey, blur, solarize:
     probabilities. brightness, contrast, saturation, hue: strengths, half widths of uniform draws:
     brightness is added, or multiplied as 1 +- b with `brightness_scales`; contrast scales 1 +- c
     about the mean of each channel; saturation (times 1 +- s) and hue (plus h turns) act in HSV.
-    kernel: taps of the blur, odd; beyond the border it sees zeros, as the originals do.
+    kernel: taps of the blur, odd; zeros beyond the border, as in the originals.
     rotate: half width in degrees. shift: half width as a fraction of the side.
     """
 
@@ -126,10 +126,10 @@ class ViewSpec:
 class EvalSpec:
     """The view that an encoder is evaluated on: the centre of the image.
 
-    The central square of round(shorter side * size / resize) px, at floor((side - square) / 2) of
-    either side, is resized to `size` as a crop of `ViewSpec` is, then (x - mean) / std. An image
-    that has the right size already keeps its pixels. This is the usual "resize, then centre crop"
-    to within a pixel, at the cost of one crop.
+    The central square of round(shorter side * size / resize) px, at floor((side - square) / 2)
+    along both sides, is resized to `size` as a crop of `ViewSpec` is, then (x - mean) / std. An
+    image that already has the right size keeps its pixels. This is the usual "resize, then centre
+    crop" to within a pixel, at the cost of one crop.
 
     Reference: google-deepmind/deepmind-research:byol/utils/dataset.py (_decode_and_center_crop).
     """
@@ -150,7 +150,7 @@ class EvalSpec:
         return len(self.mean)
 
 
-# Beyond these a factor would become negative, or the hue would pass a full turn.
+# Above these a factor would become negative, or the hue would exceed a full turn.
 _MOST = {
     "brightness": 1.0,
     "contrast": 1.0,
@@ -176,7 +176,7 @@ def _check_common(spec: ViewSpec | EvalSpec) -> None:
 
 
 Recipe = Mapping[str, tuple[ViewSpec, ...]]
-"""Groups of views by name. Every group becomes one array of the batch under that name, so all views
+"""Groups of views by name. Each group becomes one array of the batch under that name, so all views
 of a group have one size. "views" comes first; multi-crop adds "local"."""
 
 # Other keys of a batch.
@@ -187,8 +187,8 @@ def check_recipe(recipe: Recipe) -> None:
     """Refuse a recipe that cannot become a batch.
 
     Raises:
-      ValueError: there is no group "views" or it is not the first, a group is empty or of several
-        sizes or named like another entry of a batch, or the views differ in channels.
+      ValueError: there is no group "views" or it is not first, a group is empty or has several
+        sizes or the name of another entry of a batch, or the views differ in channels.
     """
     names = ", ".join(repr(name) for name in recipe) or "none"
     if next(iter(recipe), None) != "views":
@@ -196,13 +196,13 @@ def check_recipe(recipe: Recipe) -> None:
     for name, specs in recipe.items():
         if name in _RESERVED:
             raise ValueError(
-                f"A view group is named {name!r}, as another entry of a batch is; rename it."
+                f"A view group is named {name!r}, like another entry of a batch; rename it."
             )
         if not specs or len({spec.size for spec in specs}) != 1:
             sizes = ", ".join(str(spec.size) for spec in specs) or "none"
             raise ValueError(
                 f"The views of group {name!r} have the sizes {sizes}; expected one or more views "
-                "of one size. Views of another size are a group of their own."
+                "of one size. Views of another size form a group of their own."
             )
     if len({spec.channels for specs in recipe.values() for spec in specs}) != 1:
         raise ValueError("The views have 1 and 3 channels; expected the same number in all.")

@@ -1,7 +1,7 @@
-"""Pretext tasks: inputs and targets that are made from the views of a batch, inside the step.
+"""Pretext tasks: inputs and targets made from the views of a batch, inside the step.
 
-A task reads view groups and writes groups, and what a method shall predict under "target"; never
-under "label", so that a linear probe keeps the labels of the data set.
+A task reads view groups and writes groups, and writes what a method should predict under "target",
+never under "label", so that a linear probe keeps the labels of the data set.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from jax import Array
 from byol_jax.views.device import Batch
 
 Task = Callable[[Batch, Array], Batch]
-"""(batch, key) -> batch, as the views that are made on the device."""
+"""(batch, key) -> batch, like the views made on the device."""
 
 
 def with_task(views: Task | None, task: Task) -> Task:
-    """The views of a batch, and then a pretext task on them.
+    """Make the views of a batch, then apply a pretext task to them.
 
     Args:
-      views: makes the views on the device, as `device.make_views` gives it; None where the host has
+      views: makes the views on the device, as returned by `device.make_views`; None if the host
         made them.
-      task: is given the finished views.
+      task: applied to the finished views.
 
     Returns:
-      (batch, key) -> batch. The key is split into one for the views and one for the task, also
-      where the host has made the views, so that the task draws the same numbers either way.
+      (batch, key) -> batch. The key is split into one for the views and one for the task, even if
+      the host made the views, so that the task draws the same numbers either way.
     """
 
     def views_and_task(batch: Batch, key: Array) -> Batch:

@@ -1,0 +1,271 @@
+"""The published recipes in configs/ against literal tables of their papers' numbers."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from byol_jax import config as configuration
+from byol_jax.config import flatten, resolve
+from byol_jax.data.facts import FACTS
+from byol_jax.experiment.views import build_views
+
+FOLDER = Path(__file__).parents[1] / "configs"
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
+CROP = {"area": (0.08, 1.0), "aspect": (3 / 4, 4 / 3), "flip": 0.5, "rotate": 0.0, "shift": 0.0}
+
+# google-deepmind/deepmind-research:byol/configs/byol.py, utils/optimizers.py and utils/schedules.py
+# (Grill et al. 2020, appendix). README.md, "Note on batch normalization": the paper's networks were
+# not initialised with zero scales. Padding is torch's, a deviation (docs/architecture.md).
+BYOL = {
+    "batch_size": 4096,
+    "image_size": 224,
+    "data.name": "imagenet2012",
+    "views.recipe": "byol",
+    "encoder.name": "resnet50",
+    "encoder.width": 1.0,
+    "encoder.padding": "torch",
+    "resnet.stem": "imagenet",
+    "resnet.zero_init_last": False,
+    "method.name": "byol",
+    "method.probe": True,
+    "byol.hidden": 4096,
+    "byol.out": 256,
+    "byol.predictor": True,
+    "byol.tau_schedule": "cosine",
+    "byol.beta": 0.0,
+    "byol.bn": "per_view",
+    "byol.bn_groups": 1,
+    "optimizer.name": "lars",
+    "optimizer.lr_scaling": "linear",  # base_learning_rate * batch_size / 256
+    "optimizer.warmup_epochs": 10.0,
+    "optimizer.warmup_start": 0.0,
+    "optimizer.schedule": "cosine",
+    "optimizer.final": 0.0,
+    "optimizer.exclude": ["bias", "scale"],
+    "optimizer.accumulate": 1,
+    "lars.momentum": 0.9,
+    "lars.nesterov": False,
+    "lars.eta": 1e-3,
+    "lars.lr_inside": False,
+    "lars.clip": False,
+}
+
+TABLES = {
+    # _LR_PRESETS, _WD_PRESETS and _EMA_PRESETS of byol/configs/byol.py.
+    f"byol_imagenet_r50:{epochs}": {
+        **BYOL,
+        "epochs": epochs,
+        "optimizer.lr": lr,
+        "optimizer.weight_decay": decay,
+        "byol.tau": tau,
+    }
+    for epochs, lr, decay, tau in (
+        (40, 0.45, 1e-6, 0.97),
+        (100, 0.45, 1e-6, 0.99),
+        (300, 0.3, 1e-6, 0.99),
+        (1000, 0.2, 1.5e-6, 0.996),
+    )
+} | {
+    # byol/README.md, "Setup for fast iteration": "other parameters unchanged" of 1000 epochs. It is
+    # run as the code is, so with Haiku's SAME padding and shortcuts, and zero scales at the start.
+    "byol_imagenette_r18": {
+        **BYOL,
+        "batch_size": 256,
+        "epochs": 1000,
+        "image_size": 128,
+        "data.name": "imagenette/160px-v2",
+        "encoder.name": "resnet18",
+        "encoder.padding": "same",
+        "resnet.project_first": True,
+        "resnet.zero_init_last": True,
+        "byol.tau": 0.996,
+        "optimizer.lr": 2.0,
+        "optimizer.weight_decay": 1e-6,
+    },
+    # vturrisi/solo-learn:scripts/pretrain/cifar/byol.yaml; the warm-up (10 epochs from 3e-5), the
+    # momentum and the end of the cosine are the defaults of solo/methods/base.py. The classifier
+    # has a rate of its own, 0.1 of 1.0.
+    "byol_cifar10_r18": {
+        **BYOL,
+        "batch_size": 256,
+        "epochs": 1000,
+        "image_size": 32,
+        "data.name": "cifar10",
+        "views.recipe": "cifar",
+        "encoder.name": "resnet18",
+        "resnet.stem": "cifar",
+        "resnet.project_first": False,
+        "byol.tau": 0.99,
+        "optimizer.lr": 1.0,
+        "optimizer.weight_decay": 1e-5,
+        "optimizer.warmup_start": 3e-5,
+        "optimizer.lr_factors": [("probe", 0.1)],
+        "lars.eta": 0.02,
+        "lars.clip": True,
+    },
+    # Chen et al. 2020, section 2 and appendix B; google-research/simclr:README.md (ImageNet),
+    # resnet.py (init_zero of the last norm; explicit padding) and lars_optimizer.py.
+    "simclr_imagenet_r50:100": {
+        "batch_size": 4096,
+        "epochs": 100,
+        "image_size": 224,
+        "data.name": "imagenet2012",
+        "views.recipe": "simclr",
+        "encoder.name": "resnet50",
+        "encoder.width": 1.0,
+        "encoder.padding": "torch",
+        "resnet.stem": "imagenet",
+        "resnet.zero_init_last": True,
+        "method.name": "simclr",
+        "method.probe": True,
+        "simclr.hidden": 2048,
+        "simclr.out": 128,
+        "simclr.layers": 2,
+        "simclr.temperature": 0.1,
+        "simclr.bn": "joint",
+        "simclr.bn_groups": 1,
+        "optimizer.name": "lars",
+        "optimizer.lr": 0.3,
+        "optimizer.lr_scaling": "linear",
+        "optimizer.warmup_epochs": 10.0,
+        "optimizer.warmup_start": 0.0,
+        "optimizer.schedule": "cosine",
+        "optimizer.final": 0.0,
+        "optimizer.weight_decay": 1e-6,
+        "optimizer.exclude": ["bias", "scale"],
+        "optimizer.accumulate": 1,
+        "lars.momentum": 0.9,
+        "lars.nesterov": False,
+        "lars.eta": 1e-3,
+        "lars.lr_inside": True,
+        "lars.clip": False,
+    },
+}
+
+# byol/utils/augmentations.py (augment_config) and utils/dataset.py; taps: int(side / 10 / 2) each
+# side of the middle one.
+BYOL_VIEW = {
+    **CROP, "jitter": 0.8, "brightness": 0.4, "brightness_scales": False, "contrast": 0.4,
+    "saturation": 0.2, "hue": 0.1, "grey": 0.2, "sigma": (0.1, 2.0), **IMAGENET,
+}  # fmt: skip
+# google-research/simclr:data_util.py at strength 1, and no normalisation.
+SIMCLR_VIEW = {
+    **CROP, "jitter": 0.8, "brightness": 0.8, "brightness_scales": True, "contrast": 0.8,
+    "saturation": 0.8, "hue": 0.2, "grey": 0.2, "blur": 0.5, "sigma": (0.1, 2.0), "kernel": 23,
+    "solarize": 0.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "size": 224,
+}  # fmt: skip
+# scripts/pretrain/cifar/augmentations/asymmetric.yaml; torchvision's ColorJitter multiplies.
+CIFAR_VIEW = {
+    **BYOL_VIEW, "brightness_scales": True, "blur": 0.0, "size": 32, **CIFAR,
+}  # fmt: skip
+
+
+def byol_views(size, taps):
+    always, rarely = {"blur": 1.0, "solarize": 0.0}, {"blur": 0.1, "solarize": 0.2}
+    return [{**BYOL_VIEW, "size": size, "kernel": taps, **own} for own in (always, rarely)]
+
+
+VIEWS = {
+    "byol_imagenet_r50:300": byol_views(224, 23),
+    "byol_imagenette_r18": byol_views(128, 13),
+    "byol_cifar10_r18": [{**CIFAR_VIEW, "solarize": 0.0}, {**CIFAR_VIEW, "solarize": 0.2}],
+    "simclr_imagenet_r50:100": [SIMCLR_VIEW, SIMCLR_VIEW],
+}
+
+
+def config_of(recipe):
+    """The config of "FILE" or "FILE:ARGUMENT", as the command line gets it."""
+    name, _, argument = recipe.partition(":")
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*([argument] if argument else []))
+
+
+@pytest.mark.parametrize("recipe", TABLES)
+def test_a_recipe_has_its_papers_numbers(recipe):
+    """Fails if a number of a recipe, or a default that it relies on, is changed."""
+    found = flatten(resolve(config_of(recipe)))
+    table = TABLES[recipe]
+    assert {k: found.get(k) for k in table} == table
+
+
+@pytest.mark.parametrize("recipe", VIEWS)
+def test_a_recipe_has_its_papers_views(recipe):
+    """Fails if a number of a view is changed, or the views are in another order."""
+    views, spec = build_views(resolve(config_of(recipe)), 3)
+    assert list(views) == ["views"]
+    expected = VIEWS[recipe]
+    found = [dataclasses.asdict(view) for view in views["views"]]
+    assert [{k: v[k] for k in e} for v, e in zip(found, expected, strict=True)] == expected
+    # All fields are in the table, but for those of a blur that is never done.
+    for view, table in zip(found, expected, strict=True):
+        assert view.keys() - table.keys() <= (set() if view["blur"] else {"kernel"})
+    assert (spec.mean, spec.std) == (views["views"][0].mean, views["views"][0].std)
+
+
+def other(row):
+    """A row with another default, that is allowed as well."""
+    default = row.default
+    if isinstance(default, bool):
+        return row._replace(default=not default)
+    if row.choices:
+        return row._replace(default=next(c for c in row.choices if c != default))
+    if isinstance(default, str):
+        return row._replace(default=f"another {default}")
+    if isinstance(default, tuple):
+        return row._replace(default=(*default, "another"))
+    candidates = (default + 1, default / 2, 0.4321, default - 0.0625)
+    candidates = [type(default)(c) for c in candidates if type(default)(c) != default]
+    return row._replace(default=next(c for c in candidates if row.allows(c)))
+
+
+@pytest.mark.parametrize("recipe", TABLES)
+def test_a_recipe_states_every_number_itself(recipe, monkeypatch):
+    """Fails if a recipe takes a number of its paper from the defaults.
+
+    Every default of the table is another one here. (Take `byol.bn` out of a recipe.)
+    """
+    table = TABLES[recipe]
+    keys = {k: other(row) if k in table else row for k, row in configuration.KEYS.items()}
+    groups = {
+        choice: {
+            group: {k: other(row) if f"{group}.{k}" in table else row for k, row in rows.items()}
+            for group, rows in rows_of.items()
+        }
+        for choice, rows_of in configuration.GROUPS.items()
+    }
+    monkeypatch.setattr(configuration, "KEYS", keys)
+    monkeypatch.setattr(configuration, "GROUPS", groups)
+    found = flatten(resolve(config_of(recipe)))
+    assert {k: found.get(k) for k in table} == table
+
+
+def test_every_config_file_is_allowed():
+    """Fails if a file in configs/ has a key or value that is refused, or cannot be read alone."""
+    names = sorted(path.stem for path in FOLDER.glob("*.py"))
+    assert {name.partition(":")[0] for name in TABLES} <= set(names)
+    for name in names:
+        config = resolve(config_of(name))
+        build_views(config, 1 if config.data.name == "digits" else 3)
+        known = config.data.name.partition("/")[0]
+        assert known in FACTS or known == "folder"
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "byol_imagenet_r50:50",
+        "simclr_imagenet_r50:0",
+        "byol_cifar10_r18:x",
+        "byol_imagenette_r18:-1",
+    ],
+)
+def test_an_argument_without_a_recipe_is_refused(recipe):
+    """Fails if a number of epochs is taken that the paper has no numbers for, or that is none."""
+    with pytest.raises(ValueError, match=repr(recipe.partition(":")[2])):
+        config_of(recipe)

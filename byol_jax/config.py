@@ -36,8 +36,13 @@ class Key(NamedTuple):
         """Whether values are numbers with a bound."""
         return math.isfinite(self.low) or math.isfinite(self.high)
 
+    @property
+    def needs_one(self) -> bool:
+        """Whether values are tuples of numbers that must not be empty, as the default is not."""
+        return self.bounded and isinstance(self.default, tuple) and bool(self.default)
+
     def expected(self) -> str:
-        """What values are allowed, in words: "at least 1", "0 to 1", "one of a, b"."""
+        """The allowed values in words: "at least 1", "0 to 1", "one of a, b"."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
         low = f"{'above' if self.low_open else 'at least'} {self.low}"
@@ -50,7 +55,10 @@ class Key(NamedTuple):
     def allows(self, value: Any) -> bool:
         """Whether a value (of the default's type) is allowed."""
         if isinstance(value, tuple | list):
-            return all(self.allows(v) for v in value)
+            if not self.bounded:
+                return True
+            flat = not any(isinstance(v, tuple | list) for v in value)
+            return flat and bool(value or not self.needs_one) and all(map(self.allows, value))
         if self.choices:
             return value in self.choices
         if not self.bounded:
@@ -359,7 +367,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
         elif not row.allows(flat[key]):
             hint = _close(flat[key], row.choices) if row.choices else ""
             end = f"; {hint}" if hint else "."
-            raise ValueError(f"{key} is {flat[key]!r}; expected {row.expected()}{end}")
+            expected = "at least one number" if flat[key] == [] else row.expected()
+            raise ValueError(f"{key} is {flat[key]!r}; expected {expected}{end}")
+        elif isinstance(row.default, tuple):  # pairs typed as lists are pairs
+            put(config, key, tuple(tuple(v) if isinstance(v, list) else v for v in flat[key]))
     for group in unused.keys() - used:
         if group in config:
             del config[group]

@@ -8,7 +8,10 @@ mathematics, so that equal numbers give equal views.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
 from collections.abc import Mapping
+from typing import Any
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -120,6 +123,67 @@ class ViewSpec:
     def channels(self) -> int:
         """Image channels, 1 or 3."""
         return len(self.mean)
+
+
+# Fields of a view that other config keys set.
+_OTHER_KEYS = {
+    "size": "image_size (the local views of multi_crop: multi_crop.small)",
+    "mean": "views.mean",
+    "std": "views.std",
+}
+
+OVERRIDES: dict[str, Any] = {
+    f.name: f.default for f in dataclasses.fields(ViewSpec) if f.name not in _OTHER_KEYS
+}
+"""What `views.overrides` may set, field: default. The default's type is that of the values."""
+
+
+def check_override(name: str) -> None:
+    """Refuse a name that `views.overrides` cannot set.
+
+    Raises:
+      ValueError: another key sets it, or no view has such a field; names the right one.
+    """
+    key = f"views.overrides.{name[:80]}"
+    if name in _OTHER_KEYS:
+        raise ValueError(f"{key} cannot be set: it is set by {_OTHER_KEYS[name]}.")
+    if name not in OVERRIDES:
+        close = difflib.get_close_matches(name, OVERRIDES, 1, 0.5)
+        fields = f"a view has the fields {', '.join(OVERRIDES)}"
+        hint = f"did you mean views.overrides.{close[0]}?" if close else f"{fields}."
+        raise ValueError(f"Unknown config key {key}: {hint}")
+
+
+def typed_override(name: str, value: Any) -> Any:
+    """A value of an override in the type of its field: lists as tuples, whole numbers as floats.
+
+    Args:
+      name: a field of `OVERRIDES`.
+      value: from a config.
+
+    Raises:
+      ValueError: there is no such field, or the value is of another type.
+    """
+    check_override(name)
+    default = OVERRIDES[name]
+
+    def is_number(x: Any) -> bool:
+        return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+
+    if isinstance(default, tuple):
+        if isinstance(value, tuple | list) and len(value) == 2 and all(map(is_number, value)):
+            return tuple(map(float, value))
+        expected = "two numbers, (low, high)"
+    elif isinstance(default, float):
+        if is_number(value):
+            return float(value)
+        expected = "a number"
+    else:
+        if type(value) is type(default):
+            return value
+        expected = "true or false" if isinstance(default, bool) else "a whole number"
+    shown = repr(value)[:80]
+    raise ValueError(f"views.overrides.{name} is {shown}; expected {expected}, e.g. {default}.")
 
 
 @dataclasses.dataclass(frozen=True)

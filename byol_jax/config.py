@@ -161,6 +161,8 @@ KEYS = {
     "collapse.stop": Key(False),  # stop instead of warning
     "eval.batch_size": _count(256),
     "eval.resize": _count(0, low=0),  # px of the shorter side before the crop; 0: 8/7 from 64 px on
+    # Resize as Pillow, torchvision and timm do; false: as training crops are, and byol_jax 0.1 did.
+    "eval.antialias": Key(True),
     "eval.train_examples": _count(0, low=0),  # at most, for kNN and few-shot; 0: all
     "eval.knn_k": _count(200),  # neighbours; at most 2% of the training images (20 of a small set)
     "eval.knn_temperature": _above_0(0.07),
@@ -265,6 +267,9 @@ MAY_CHANGE = (
     "collapse.",
     "eval.",
 )
+
+_OF_RESIDENT = ("eval.resize", "eval.antialias")
+"""Of those, the keys that with resident data shape the squares that training crops are cut from."""
 
 _FREE = "views.overrides."
 """Prefix of keys that are fields of `views.spec.ViewSpec`, for every view."""
@@ -403,13 +408,20 @@ def _check_together(config: ConfigDict) -> None:
         )
 
 
+def _lists(value: Any) -> Any:
+    """JSON makes lists of tuples, those inside tuples too."""
+    return [_lists(v) for v in value] if isinstance(value, tuple | list) else value
+
+
 def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Lines "key: old -> new" for keys that differ and may not change on resume."""
     missing = object()
     lines = []
+    resident = new.get("data.placement") == "resident"
     for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key, missing), new.get(key, missing)
+        before, after = _lists(old.get(key, missing)), _lists(new.get(key, missing))
         fixed = not any(key == k or (k.endswith(".") and key.startswith(k)) for k in MAY_CHANGE)
+        fixed = fixed or (resident and key in _OF_RESIDENT)
         if before != after and fixed:
             shown = ["(none)" if v is missing else repr(v) for v in (before, after)]
             lines.append(f"  {key}: {shown[0]} -> {shown[1]}")

@@ -81,6 +81,37 @@ class LoadedEncoder:
         features, _ = self.encoder.apply(params, stats, x[:, None], False)
         return features.pooled[:, 0].astype(jnp.float32)
 
+    def prepare(self, image: Any) -> np.ndarray:
+        """One picture as the encoder is evaluated on it: resized, and the centre cut out.
+
+        The same pixels as from timm's and torchvision's transforms (`info.transform`), before they
+        are normalised. The rotation in EXIF data is not applied: see `PIL.ImageOps.exif_transpose`.
+
+        Args:
+          image: a Pillow image, or uint8 [H, W, C] or [H, W].
+
+        Returns:
+          uint8 [S, S, C], S being `info.image_size`.
+
+        Raises:
+          ValueError: the image is not of 8 bits per channel.
+        """
+        from PIL import Image
+
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8:
+                raise ValueError(f"The image is {image.dtype}; expected uint8, 0 to 255.")
+            image = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
+        if image.mode[0] in "IF":
+            raise ValueError(f"The image has Pillow's mode {image.mode!r}; convert it to 8 bits.")
+        size, resize = self.info.image_size, self.info.shorter_side
+        image = image.convert("L" if self.encoder.channels == 1 else "RGB")
+        sides = [side * resize // min(image.size) for side in image.size]
+        image = image.resize(sides, Image.Resampling.BICUBIC)
+        left, top = (round((side - size) / 2) for side in sides)
+        pixels = np.asarray(image.crop((left, top, left + size, top + size)))
+        return pixels.reshape(size, size, self.encoder.channels)
+
     def __call__(self, images: Any) -> np.ndarray:
         """Features of images, normalised as in training, without resizing or cropping.
 

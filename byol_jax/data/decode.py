@@ -127,8 +127,7 @@ def decode_eval(data: Tensor, spec: EvalSpec, channels: int) -> Tensor:
     height, width = dimensions(data)
     window = host.eval_window(spec, height, width)
     pixels = decode_box(data, window, channels)
-    whole = (tf.constant(0), tf.constant(0), window[2], window[3])
-    view = host.eval_view(pixels, spec, whole)
+    view = host.eval_view(pixels, spec, (height, width))
     return tf.ensure_shape(view, [spec.size, spec.size, channels])
 
 

@@ -150,7 +150,7 @@ def open_eval_data(run: RunEncoder) -> EvalData:
     # Normalised as in training, even if the encoder is evaluated on other data.
     info = run.info
     resize = config.eval.resize or info.resize or info.image_size
-    spec = EvalSpec(info.image_size, resize, info.mean, info.std)
+    spec = EvalSpec(info.image_size, resize, info.mean, info.std, config.eval.antialias)
     return EvalData(config, train, sources[1], recipe["views"][0], spec, mesh.make_mesh())
 
 

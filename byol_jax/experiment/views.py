@@ -40,7 +40,7 @@ def build_views(config: ConfigDict, channels: int) -> tuple[Recipe, EvalSpec]:
     # Small images are not cropped in evaluation: a border of 2 px of 32 may be part of the object.
     resize = config.eval.resize or (size if size < 64 else round(size * 8 / 7))
     recipe = RECIPES[name](size, mean=mean, std=std, **options, **overrides)
-    return recipe, EvalSpec(size, resize, mean, std)
+    return recipe, EvalSpec(size, resize, mean, std, config.eval.antialias)
 
 
 def check_takes(method: str, takes: Mapping[str, int], name: str, recipe: Recipe) -> None:

@@ -190,18 +190,24 @@ def typed_override(name: str, value: Any) -> Any:
 class EvalSpec:
     """The view that an encoder is evaluated on: the centre of the image.
 
-    The central square of round(shorter side * size / resize) px, at floor((side - square) / 2)
-    along both sides, is resized to `size` as a crop of `ViewSpec` is, then (x - mean) / std. An
-    image that already has the right size keeps its pixels. This is the usual "resize, then centre
-    crop" to within a pixel, at the cost of one crop.
+    With `antialias`, the pixels of torchvision's Resize and CenterCrop of a Pillow image: the
+    shorter side is resized to `resize` px and the longer one in proportion (rounded down), bicubic
+    (Keys, a = -0.5), the filter stretched by what the image shrinks by, columns before rows and
+    rounded to bytes in between; then the central square of `size` px, margins rounded to even.
+    Without, the central square of round(shorter side * size / resize) px, at floor((side - square)
+    / 2) along both sides, is resized to `size` as a crop of `ViewSpec` is: the same to within a
+    pixel, but fine detail is aliased. Then (x - mean) / std. An image that already has the right
+    size keeps its pixels.
 
-    Reference: google-deepmind/deepmind-research:byol/utils/dataset.py (_decode_and_center_crop).
+    Reference: torchvision:transforms.Resize(antialias=True), CenterCrop; without antialiasing,
+    google-deepmind/deepmind-research:byol/utils/dataset.py (_decode_and_center_crop).
     """
 
     size: int
     resize: int
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    antialias: bool = False
 
     def __post_init__(self) -> None:
         _check_common(self)

@@ -97,6 +97,24 @@ def test_prepare(exported):
     rgba = Image.fromarray(pixels).convert("RGBA")
     np.testing.assert_array_equal(encoder.prepare(rgba), expected)
     assert encoder.prepare(photo(40, 33)).shape == (64, 64, 3)  # a small one grows
-    for wrong in (pixels / 255, pixels.astype(np.uint16), Image.new("I;16", (80, 80))):
-        with pytest.raises(ValueError, match=r"expected uint8|8 bits"):
-            encoder.prepare(wrong)
+    wrong = [pixels / 255, pixels.astype(np.uint16), pixels[None], pixels.transpose(2, 0, 1)]
+    for picture in (*wrong, pixels[:0], Image.new("I;16", (80, 80)), "photo.jpg"):
+        with pytest.raises(ValueError, match=r"expected (uint8|1, 3 or 4|a Pillow)|8 bits"):
+            encoder.prepare(picture)
+
+
+def test_what_a_stranger_passes(exported, tmp_path, monkeypatch):
+    """Fails if an error does not say what to do, or is another library's."""
+    folder, encoder = exported
+    assert "resnet18, 512 features, for 64 px" in repr(encoder)
+    with pytest.raises(ValueError, match=r"differ in size.*encoder\.prepare"):
+        encoder([photo(64, 64), photo(60, 64)])
+    with pytest.raises(ValueError, match="give its folder"):
+        load_encoder(folder / "model.safetensors")
+    with pytest.raises(ValueError, match="dtype is 'float64'; expected float32 or bfloat16"):
+        load_encoder(folder, dtype="float64")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"is a run.*python -m byol_jax\.export --workdir"):
+        load_encoder(tmp_path / "run")
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert load_encoder(f"~/{folder.name}").dim == 512

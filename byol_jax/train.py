@@ -81,7 +81,7 @@ def describe(e: Experiment, state: TrainState, workdir: Path | None) -> None:
         + (f", {fsdp} share a copy of the state" if fsdp > 1 else "")
     )
     if devices.flat[0].platform == "cpu" and e.config.encoder.dtype == "bfloat16":
-        log.say("on a CPU bfloat16 takes about twice the time of --config.encoder.dtype=float32")
+        log.say("on a CPU bfloat16 is no faster than --config.encoder.dtype=float32")
     if workdir is None:
         return
     overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)

@@ -13,10 +13,12 @@ from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
 
 from byol_jax import processes
 from byol_jax.config import default_config, flatten, nearest
 from byol_jax.faults import TrainingError
+from byol_jax.views.spec import OVERRIDES, check_override
 
 # Set before anything imports TensorFlow: log only its errors, and switch off oneDNN, so that input
 # operations give the same numbers on every machine (oneDNN also announces itself in four lines).
@@ -61,19 +63,65 @@ def open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
+_OF_VIEWS = "views.overrides."
+
+
+def _keys(argv: Sequence[str]) -> list[str]:
+    """The config keys that a command line sets: of --config.KEY=VALUE and of --noconfig.KEY."""
+    names = [arg.split("=", 1)[0].lstrip("-") for arg in argv if arg.startswith("-")]
+    names = [name.removeprefix("no") for name in names]
+    return [n.removeprefix("config.") for n in names if n.startswith("config.")]
+
+
 def check_overrides(argv: Sequence[str]) -> None:
-    """Refuse `--config.KEY` for a key that does not exist, naming the nearest.
+    """Refuse `--config.KEY` if no such key exists, naming the nearest.
 
     Raises:
       ValueError: the key is unknown.
     """
     known = flatten(default_config())
-    for arg in argv:
-        name = arg.split("=", 1)[0].lstrip("-")
-        if arg.startswith("-") and name.startswith("config."):
-            key = name.removeprefix("config.")
-            if key not in known and not key.startswith("views.overrides."):
-                raise ValueError(f"Unknown config key {key}: {nearest(key, known)}")
+    for key in _keys(argv):
+        if key.startswith(_OF_VIEWS):
+            check_override(key.removeprefix(_OF_VIEWS))
+        elif key not in known:
+            raise ValueError(f"Unknown config key {key}: {nearest(key, known)}")
+
+
+def with_overrides(config: Any, argv: Sequence[str]) -> Any:
+    """A config in which the view overrides of a command line can be set.
+
+    ml_collections sets only keys that a config has, and takes the type of a value from the one that
+    is there: the overrides that `argv` sets start from the defaults of a view.
+
+    Args:
+      config: what --config holds; changed in place.
+      argv: the command line.
+
+    Returns:
+      `config`.
+    """
+    fields = [k.removeprefix(_OF_VIEWS) for k in _keys(argv) if k.startswith(_OF_VIEWS)]
+    if fields and isinstance(config, ConfigDict):
+        with config.unlocked():
+            overrides = config.views.overrides
+            for field in fields:
+                if field in overrides:  # of the type in the config file, e.g. 0 for 0.0
+                    del overrides[field]
+                overrides[field] = OVERRIDES[field]
+    return config
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """The parser of --config, with room for view overrides."""
+
+    def __init__(self, parser: flags.ArgumentParser, argv: Sequence[str]) -> None:
+        self._parser, self._argv = parser, argv
+
+    def parse(self, argument: Any) -> Any:
+        return with_overrides(self._parser.parse(argument), self._argv)
+
+    def flag_type(self) -> str:
+        return str(self._parser.flag_type())
 
 
 def check_config_file(argv: Sequence[str]) -> None:
@@ -94,10 +142,60 @@ def check_config_file(argv: Sequence[str]) -> None:
             raise ValueError(f"--config {value} does not exist; {there}.")
 
 
-def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> None:
+def parse_flags(
+    argv: Sequence[str],
+    values: flags.FlagValues = flags.FLAGS,
+    config: ConfigDict | None = None,
+) -> list[str]:
+    """Parse a command line, --config and its keys included.
+
+    Args:
+      argv: the command line, the program's name first.
+      values: where the flags are defined, and set.
+      config: what --config.KEY changes if there is no --config FILE.
+
+    Returns:
+      The arguments that are no flags.
+
+    Raises:
+      ValueError: anything wrong with a flag, a key or the config file, in one line.
+    """
+    check_overrides(argv)
+    check_config_file(argv)
+    if "config" in values:
+        values["config"].parser = _ConfigParser(values["config"].parser, argv)
+    try:
+        if config is not None:
+            with_overrides(config, argv)
+            config_flags.DEFINE_config_dict(
+                "config", config, flag_values=values, sys_argv=list(argv)
+            )
+        return values(argv)
+    except flags.Error as e:
+        # An error inside a config file comes with its whole traceback as text.
+        text = str(e).strip()
+        if "Traceback" in text:
+            text = f"the config file: {text.splitlines()[-1]}"
+        raise ValueError(text) from e
+    except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, RecursionError) as e:
+        # ml_collections raises many kinds of bare errors for a config it cannot use, and so does
+        # absl when it searches for flags similar to a very long one.
+        raise ValueError(f"{_one_line(e)} (while reading --config)") from e
+
+
+def run(
+    main: Callable[[], int | None],
+    argv: Sequence[str] | None = None,
+    config: ConfigDict | None = None,
+) -> None:
     """Parse the flags and call main; an error becomes one line `error: ...` and exit code 2.
 
     With --debug the traceback is shown. Messages go to stderr, results to stdout.
+
+    Args:
+      main: returns the exit code; None: 0.
+      argv: the command line; None: that of the process.
+      config: for a command without --config FILE: what --config.KEY changes.
     """
     open_streams()
     argv = expand_home(sys.argv if argv is None else argv)
@@ -123,30 +221,7 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
             processes.leave(1)
 
     def parse(args: Sequence[str]) -> list[str]:
-        def action() -> list[str]:
-            check_overrides(args)
-            check_config_file(args)
-            try:
-                return flags.FLAGS(args)
-            except flags.Error as e:
-                # An error inside a config file comes with its whole traceback as text.
-                text = str(e).strip()
-                if "Traceback" in text:
-                    text = f"the config file: {text.splitlines()[-1]}"
-                raise ValueError(text) from e
-            except (
-                AttributeError,
-                KeyError,
-                TypeError,
-                ValueError,
-                SyntaxError,
-                RecursionError,
-            ) as e:
-                # ml_collections raises many kinds of bare errors for a config it cannot use, and
-                # so does absl when it searches for flags similar to a very long one.
-                raise ValueError(f"{_one_line(e)} (while reading --config)") from e
-
-        return guarded(action)
+        return guarded(lambda: parse_flags(args, config=config))
 
     logging.set_verbosity(logging.ERROR)  # of orbax, tfds and clu; --debug shows more
     if debug:

@@ -1,248 +1,20 @@
-"""The configuration: every key with its default, its unit and its allowed values.
+"""The configuration: groups of keys, the checks on them, and how two configs differ.
 
-Keys that belong to one choice (a method, an optimizer, an encoder, a view recipe) are in a group of
-their own, e.g. `byol.tau`, `lars.eta`. `default_config` has all groups; `resolve` keeps those that
-the config's choices name, and refuses a change in any other. Defaults are neutral: a published
-recipe is a file in configs/ that states all its numbers.
-
-Values are never None and floats are written 1.0, so that every key can be overridden on the command
-line. Only `experiment/` turns values into objects.
+`config_table.py` has the keys. Those that belong to one choice (a method, an optimizer, an encoder,
+a recipe of views) are in a group of their own: `byol.tau`, `lars.eta`. `default_config` has all
+groups; `resolve` keeps those that the config's choices name, and refuses a change in any other.
+Only `experiment/` turns values into objects.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
-
-class Key(NamedTuple):
-    """One key: its default and its allowed values (for a tuple: those of each element).
-
-    low, high: bounds, inclusive unless `low_open` or `high_open`. choices: the allowed strings.
-    """
-
-    default: Any
-    low: float = -math.inf
-    high: float = math.inf
-    low_open: bool = False
-    high_open: bool = False
-    choices: tuple[str, ...] = ()
-
-    @property
-    def bounded(self) -> bool:
-        """Whether values are numbers with a bound."""
-        return math.isfinite(self.low) or math.isfinite(self.high)
-
-    def expected(self) -> str:
-        """What values are allowed, in words: "at least 1", "0 to 1", "one of a, b"."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        low = f"{'above' if self.low_open else 'at least'} {self.low}"
-        high = f"{'below' if self.high_open else 'at most'} {self.high}"
-        bounds = [t for t, b in ((low, self.low), (high, self.high)) if math.isfinite(b)]
-        if len(bounds) == 2 and not (self.low_open or self.high_open):
-            return f"{self.low} to {self.high}"
-        return " and ".join(bounds)
-
-    def allows(self, value: Any) -> bool:
-        """Whether a value (of the default's type) is allowed."""
-        if isinstance(value, tuple | list):
-            return all(self.allows(v) for v in value)
-        if self.choices:
-            return value in self.choices
-        if not self.bounded:
-            return True
-        like = self.default[0] if isinstance(self.default, tuple) and self.default else 0.0
-        numbers = int if isinstance(like, int) else int | float
-        if isinstance(value, bool) or not isinstance(value, numbers):
-            return False
-        above = value > self.low if self.low_open else value >= self.low
-        below = value < self.high if self.high_open else value <= self.high
-        return math.isfinite(value) and above and below
-
-
-def _one_of(default: str, *others: str) -> Key:
-    return Key(default, choices=(default, *others))
-
-
-def _count(default: Any, low: int = 1) -> Key:
-    return Key(default, low=low, high=2**31 - 1)
-
-
-def _share(default: float) -> Key:
-    return Key(default, low=0, high=1)
-
-
-def _from_0(default: Any) -> Key:
-    return Key(default, low=0)
-
-
-def _above_0(default: Any) -> Key:
-    return Key(default, low=0, low_open=True)
-
-
-def _below_1(default: float) -> Key:
-    return Key(default, low=0, high=1, high_open=True)
-
-
-DTYPES = ("float32", "bfloat16", "float64")
-
-KEYS = {
-    "seed": _count(0, low=0),
-    "batch_size": _count(256),  # global, over all devices and processes
-    "epochs": _count(100),
-    "image_size": _count(224),  # px
-    "init_from": Key(""),  # folder of an exported encoder to start from
-    "log_every": _count(50),  # steps
-    "checkpoint_every": _count(1000, low=0),  # steps; 0: at the end only
-    "keep": _count(3),  # newest checkpoints kept
-    "keep_every": _count(0, low=0),  # steps; those at its multiples are kept for good; 0: none
-    "evaluate_every": _count(0, low=0),  # epochs between evaluations; 0: at the end only
-    # How often to go back to the last checkpoint and skip that stretch of the data when a step
-    # is not finite (or collapsed, with collapse.stop); 0: stop the run.
-    "rollbacks": _count(0, low=0),
-    "hang_seconds": _from_0(1800.0),  # without progress before the process is ended; 0.0: never
-    "data.name": Key("imagenet2012"),  # digits, folder, npz, or any tfds name
-    "data.dir": Key(""),  # tfds data_dir, the folder of images, or the .npz file
-    "data.placement": _one_of("stream", "resident"),  # resident: decoded, in the devices' memory
-    "data.resident_size": _count(0, low=0),  # px, side of the decoded squares; 0: as in evaluation
-    "data.steps_per_dispatch": _count(0, low=0),  # with resident data; 0: automatic
-    "data.max_damaged": _share(0.02),  # share of the data set; above it the run stops
-    "data.bits": Key(0, low=0, high=16),  # in use of images stored in 16 bits; 0: all 16
-    "data.orient": Key(False),  # turn photographs upright, as their EXIF data ask for
-    "data.train_examples": _count(0, low=0),  # 0: count them; any other number must match
-    "data.threads": _count(0, low=0),  # of the input pipeline; 0: automatic
-    "mesh.fsdp": _count(1),  # devices that share one copy of the state
-    "views.recipe": _one_of("byol", "simclr", "cifar", "digits", "crop_flip", "multi_crop"),
-    "views.placement": _one_of("host", "device"),  # by tf.data, or in the train step
-    "views.mean": Key((), low=0, high=1),  # per channel, of images in 0..1; (): the data set's
-    "views.std": _above_0(()),
-    "encoder.name": _one_of(
-        "resnet50", "tiny", "resnet18", "resnet34", "resnet101", "resnet152", "resnet200"
-    ),
-    "encoder.width": Key(1.0, low=0.25, high=4),  # factor on every channel count
-    "encoder.padding": _one_of("torch", "same"),
-    "encoder.drop_path": _below_1(0.0),  # stochastic depth, of the last block
-    "encoder.remat": Key(False),  # recompute blocks in the backward pass: less memory, more time
-    "encoder.dtype": Key("float32", choices=DTYPES),  # of the computation
-    "method.name": _one_of("byol", "siamese", "simclr", "supervised"),
-    "method.probe": Key(True),  # train an online linear probe if there are labels
-    "optimizer.name": _one_of("sgd", "lars", "adamw"),
-    "optimizer.lr": _from_0(0.1),  # at batch 256
-    "optimizer.lr_scaling": _one_of("linear", "sqrt", "none"),  # B / 256, sqrt(B), unchanged
-    "optimizer.warmup_epochs": _from_0(0.0),
-    "optimizer.warmup_start": _share(0.0),  # share of lr that the warm-up starts from
-    "optimizer.schedule": _one_of("cosine", "multistep"),  # after the warm-up
-    "optimizer.final": _share(0.0),  # cosine: share of lr at the end
-    "optimizer.milestones": _above_0(()),  # multistep: epochs; lr * optimizer.drop at each
-    "optimizer.drop": _share(0.1),
-    "optimizer.weight_decay": _from_0(0.0),
-    "optimizer.weight_decay_end": Key(-1.0, low=-1),  # reached by a cosine; -1.0: constant
-    # Parameters chosen by a component of their path: neither decayed nor adapted; at another rate,
-    # as pairs (name, share of lr), of which the first match counts; at a constant lr.
-    "optimizer.exclude": Key(("bias", "scale")),
-    "optimizer.lr_factors": Key(()),
-    "optimizer.lr_fixed": Key(()),
-    # Of lr, per layer from the top.
-    "optimizer.layer_decay": Key(1.0, low=0, high=1, low_open=True),
-    "optimizer.clip_norm": _from_0(0.0),  # of the whole gradient, at most; 0.0: any
-    "optimizer.clip_tensor": _from_0(0.0),  # of each parameter's gradient, at most; 0.0: any
-    "optimizer.accumulate": _count(1),  # micro-batches per step
-    "collapse.threshold": _from_0(0.1),  # warn if the features' std is below this x 1/sqrt(d)
-    "collapse.stop": Key(False),  # stop instead of warning
-    "eval.batch_size": _count(256),
-    "eval.resize": _count(0, low=0),  # px of the shorter side before the crop; 0: 8/7 from 64 px on
-    "eval.train_examples": _count(0, low=0),  # at most, for kNN and few-shot; 0: all
-    "eval.knn_k": _count(200),  # neighbours; at most 2% of the training images (20 of a small set)
-    "eval.knn_temperature": _above_0(0.07),
-    "eval.epochs": _count(80),  # linear, finetune
-    # linear: swept, at batch 1024. The papers' five, and larger ones, which cost nothing extra and
-    # suit small features (those of an untrained encoder).
-    "eval.lrs": _above_0((100.0, 30.0, 10.0, 3.0, 1.0, 0.4, 0.3, 0.2, 0.1, 0.05)),
-    "eval.finetune_lrs": _above_0((0.4, 0.1, 0.03)),  # finetune: swept, at batch 1024
-    "eval.train_batch": _count(1024),  # linear, finetune
-    # Share of the training set held out to choose the learning rate.
-    "eval.validation": Key(0.1, low=0, high=1, low_open=True, high_open=True),
-    "eval.label_fraction": Key(0.1, low=0, high=1, low_open=True),  # finetune: labels used
-    "eval.shots": _count((1, 5, 10)),  # fewshot: labels per class
-    "eval.draws": _count(10),  # fewshot: random draws of the labelled images
-    "eval.fewshot_c": _above_0(100.0),  # fewshot: inverse regularisation of logistic regression
-}
-
-_STATISTICS = {
-    # What batch-norm statistics are computed over: each view separately, or all views together; and
-    # in how many groups of contiguous rows (1: the global batch, or micro-batch).
-    "bn": _one_of("per_view", "joint"),
-    "bn_groups": _count(1),
-}
-_NEGATIVES = {
-    "beta": _from_0(0.0),  # weight of the negatives; 0.0: plain regression
-    "temperature": _above_0(0.1),  # of the negatives
-}
-_HEADS = {
-    "hidden": _count(4096),  # width of the hidden layers of projector and predictor
-    "out": _count(256),  # width of the embedding
-}
-
-# choice -> its values with their own keys -> those keys. All encoders called resnetN share
-# the group "resnet".
-GROUPS: dict[str, dict[str, dict[str, Key]]] = {
-    "method.name": {
-        "byol": {
-            **_HEADS,
-            "predictor": Key(True),
-            "tau": _share(0.99),  # decay of the target at step 0
-            "tau_schedule": _one_of("cosine", "constant"),  # cosine: to 1 at the end
-            **_NEGATIVES,
-            **_STATISTICS,
-        },
-        "siamese": {
-            **_HEADS,
-            "predictor": Key(True),
-            "stop_gradient": Key(True),  # on the projections used as targets
-            **_NEGATIVES,
-            **_STATISTICS,
-        },
-        "simclr": {
-            "hidden": _count(2048),
-            "out": _count(128),
-            "layers": _count(2),  # of the projector: 2 (v1), 3 (v2)
-            "temperature": _above_0(0.1),
-            "bn": _one_of("joint", "per_view"),
-            "bn_groups": _count(1),
-        },
-        "supervised": {"bn_groups": _count(1)},
-    },
-    "optimizer.name": {
-        "lars": {
-            "momentum": _below_1(0.9),
-            "nesterov": Key(False),
-            "eta": _above_0(1e-3),
-            "lr_inside": Key(False),  # lr inside the momentum buffer (SimCLR)
-            "clip": Key(False),  # limit the adapted rate to lr (solo-learn)
-        },
-        "sgd": {"momentum": _below_1(0.9), "nesterov": Key(False)},
-        "adamw": {"b1": _below_1(0.9), "b2": _below_1(0.999), "eps": _above_0(1e-8)},
-    },
-    "encoder.name": {
-        "resnet": {
-            "stem": _one_of("imagenet", "cifar"),  # 7x7 stride 2 and pool; 3x3 stride 1
-            "zero_init_last": Key(False),  # the last norm of each block starts with scale 0
-            "project_first": Key(False),  # R18, R34: a projection shortcut in the first stage
-            "space_to_depth": Key(False),  # imagenet stem on 2x2 px blocks: same results
-        },
-    },
-    "views.recipe": {
-        "multi_crop": {
-            "small": _count(96),  # px, side of the local views
-            "count": _count(6),  # local views
-        },
-    },
-}
+from byol_jax.config_table import GROUPS, KEYS, Key
 
 # Keys that may differ when a run is resumed: they do not change what is trained.
 MAY_CHANGE = (
@@ -263,6 +35,9 @@ MAY_CHANGE = (
 
 PATHS = ("data.dir", "init_from")
 """Keys that name a file or folder; a ~ at their beginning stands for the home folder."""
+
+_OF_RESIDENT = ("eval.resize", "eval.antialias")
+"""Of those, the keys that with resident data shape the squares that training crops are cut from."""
 
 _FREE = "views.overrides."
 """Prefix of keys that are fields of `views.spec.ViewSpec`, for every view."""
@@ -310,7 +85,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def nearest(key: str, keys: Any) -> str:
     """A hint that names the most similar of `keys`, or the keys there are."""
-    return _close(key, keys) or "the keys are listed in byol_jax/config.py."
+    return _close(key, keys) or "the keys are listed in byol_jax/config_table.py."
 
 
 def _close(word: str, words: Any) -> str:
@@ -365,7 +140,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
         elif not row.allows(flat[key]):
             hint = _close(flat[key], row.choices) if row.choices else ""
             end = f"; {hint}" if hint else "."
-            raise ValueError(f"{key} is {flat[key]!r}; expected {row.expected()}{end}")
+            expected = "at least one number" if flat[key] == [] else row.expected()
+            raise ValueError(f"{key} is {flat[key]!r}; expected {expected}{end}")
+        elif isinstance(row.default, tuple):  # pairs typed as lists are pairs
+            put(config, key, tuple(tuple(v) if isinstance(v, list) else v for v in flat[key]))
     for group in unused.keys() - used:
         if group in config:
             del config[group]
@@ -400,13 +178,20 @@ def _check_together(config: ConfigDict) -> None:
         )
 
 
+def _lists(value: Any) -> Any:
+    """JSON makes lists of tuples, those inside tuples too."""
+    return [_lists(v) for v in value] if isinstance(value, tuple | list) else value
+
+
 def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Lines "key: old -> new" for keys that differ and may not change on resume."""
     missing = object()
     lines = []
+    resident = new.get("data.placement") == "resident"
     for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key, missing), new.get(key, missing)
+        before, after = _lists(old.get(key, missing)), _lists(new.get(key, missing))
         fixed = not any(key == k or (k.endswith(".") and key.startswith(k)) for k in MAY_CHANGE)
+        fixed = fixed or (resident and key in _OF_RESIDENT)
         if before != after and fixed:
             shown = ["(none)" if v is missing else repr(v) for v in (before, after)]
             lines.append(f"  {key}: {shown[0]} -> {shown[1]}")

@@ -34,7 +34,8 @@ def load_config(path: Path) -> ConfigDict:
     """Read a config back from JSON; keys of earlier versions are renamed.
 
     Returns:
-      The config with all groups; those missing from the file have their defaults.
+      The config with all groups; those missing from the file have their defaults, but
+      `eval.antialias` is false: runs whose file does not have it evaluated so.
 
     Raises:
       ValueError: the file does not exist or is not JSON, a key is unknown, or a key of an
@@ -52,6 +53,7 @@ def load_config(path: Path) -> ConfigDict:
         )
     config = default_config()
     known = flatten(config)
+    put(config, "eval.antialias", False)  # of files that do not have the key
     for key, value in _renamed(flatten(values), path).items():
         override = key.removeprefix(_OVERRIDES) if key not in known else ""
         if key not in known and (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from byol_jax import cli, log
 from byol_jax.config import default_config, nearest, resolve
@@ -128,9 +128,8 @@ if __name__ == "__main__":
         start = load_config(path)
     except ValueError:
         start = default_config()
-    config_flags.DEFINE_config_dict("config", start)
     flags.DEFINE_string("workdir", "", "folder of the run")
     flags.DEFINE_string("protocol", "knn", "knn, linear, finetune or fewshot")
     flags.DEFINE_string("out", "", "folder of the result; eval in the run folder by default")
     flags.DEFINE_bool("debug", False, "show tracebacks and the libraries' logs")
-    cli.run(main)
+    cli.run(main, config=start)

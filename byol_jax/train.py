@@ -83,7 +83,7 @@ def describe(e: Experiment, state: TrainState, workdir: Path | None) -> None:
         + (f", {fsdp} share a copy of the state" if fsdp > 1 else "")
     )
     if devices.flat[0].platform == "cpu" and e.config.encoder.dtype == "bfloat16":
-        log.say("on a CPU bfloat16 takes about twice the time of --config.encoder.dtype=float32")
+        log.say("on a CPU bfloat16 is no faster than --config.encoder.dtype=float32")
     warmup, epochs = e.config.optimizer.warmup_epochs, e.config.epochs
     if warmup >= epochs:
         log.say(
@@ -112,8 +112,6 @@ class Run:
         processes.check_same("The config", fixed)
         with log.busy("opening the data"), monitor.doing("start", "opening the data"):
             self.e = build(config, resumed=any_saved(workdir))
-            for note in self.e.source.notes:
-                log.say(note)
             self.evaluate = build_evaluation(self.e)
         self.data = self.e.source.fingerprint()
         shown = self.data | {"classes": self.e.source.classes}

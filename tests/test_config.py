@@ -62,7 +62,7 @@ def test_an_unknown_key_names_the_nearest(wrong, right):
 
 def test_a_key_like_no_other_points_to_the_list():
     """Fails if a far-fetched key is proposed."""
-    assert "config.py" in nearest("zzzzqqq", flatten(default_config()))
+    assert "config_table.py" in nearest("zzzzqqq", flatten(default_config()))
 
 
 @pytest.mark.parametrize("key", ["seed", "byol.tau", "method.name", "resnet.stem"])

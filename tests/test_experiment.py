@@ -224,7 +224,9 @@ def test_a_recipe_gets_every_key_of_its_group():
     assert [v.size for v in recipe["local"]] == [40] * 3
     assert {v.aspect for views in recipe.values() for v in views} == {(0.5, 2.0)}
     config.views.overrides.blurr = 0.5
-    with pytest.raises(ValueError, match=r"key views\.overrides\.blurr: did you mean blur\?"):
+    with pytest.raises(
+        ValueError, match=r"key views\.overrides\.blurr: did you mean views\.overrides\.blur\?"
+    ):
         build_views(resolve(config), 3)
 
 

@@ -17,6 +17,7 @@ LAYERS = {
     "pulse": 0,
     "writing": 0,
     "config": 0.5,
+    "config_table": 0,
     "hardware": 0.5,
     "losses": 0.5,
     "manifest": 0.5,

@@ -16,6 +16,8 @@ from flax import traverse_util
 from byol_jax.core import Encoder, Tree
 from byol_jax.models import make_encoder
 
+USUAL_CROP = 0.875
+"""Image size by shorter side where it is not known: ImageNet's custom, 224 of 256, timm's too."""
 MAX_CHANNELS = 1024  # of images, so that a forged file cannot request all memory
 
 
@@ -26,7 +28,8 @@ class EncoderInfo:
     encoder: arguments of `models.make_encoder`. image_size: side of its training images, px. mean,
     std: per channel, for pixels in 0..1. resize: shorter side in px before the centre crop in
     evaluation; 0 if not known. step: optimizer steps trained. method: its name. source: name of the
-    data it was trained on.
+    data it was trained on. antialias: whether evaluation resized with antialiasing, as timm's and
+    torchvision's transforms do; false for exports of byol_jax 0.1.
 
     Raises:
       ValueError: a value is out of its range, or mean and std do not fit the channels.
@@ -40,6 +43,7 @@ class EncoderInfo:
     step: int = 0
     method: str = ""
     source: str = ""
+    antialias: bool = False
 
     def __post_init__(self) -> None:
         # JSON yields lists and NumPy its own numbers: both become plain tuples of floats.
@@ -62,6 +66,19 @@ class EncoderInfo:
                 f"resize is {self.resize}; expected 0 (not known) or at least image_size "
                 f"{self.image_size}, which is cropped from it."
             )
+
+    @property
+    def shorter_side(self) -> int:
+        """What the shorter side is resized to before the centre crop, px."""
+        return self.resize or math.floor(self.image_size / USUAL_CROP)
+
+    @property
+    def transform(self) -> str:
+        """From a Pillow image to what the encoder takes, in torchvision's words."""
+        return (
+            f"Resize({self.shorter_side}, BICUBIC, antialias=True), CenterCrop({self.image_size}), "
+            f"ToTensor(), Normalize({list(self.mean)}, {list(self.std)})"
+        )
 
 
 def info_from_json(values: Any, where: str) -> EncoderInfo:
@@ -89,7 +106,7 @@ def info_from_json(values: Any, where: str) -> EncoderInfo:
             f"{missing}; it comes from another version of byol_jax."
         )
     for name, field in fields.items():
-        kind = {"int": int, "str": str}.get(str(field.type))
+        kind = {"int": int, "str": str, "bool": bool}.get(str(field.type))
         if kind and type(values.get(name, kind())) is not kind:
             raise ValueError(
                 f"{where}: {name} is {repr(values[name])[:80]}; expected {kind.__name__}."

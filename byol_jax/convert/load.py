@@ -35,7 +35,9 @@ def read_encoder(path: str | Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
       ValueError: no such folder, not an export, another version, damaged, a link out of the folder,
         or arrays that do not match the encoder's (all are listed).
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
+    if folder.name in (timm.WEIGHTS_FILE, timm.CONFIG_FILE, native.INFO_FILE) and folder.is_file():
+        raise ValueError(f"{folder} is a file of an export; give its folder, {folder.parent}.")
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give the --out of byol_jax.export.")
     link = link_out(folder)
@@ -48,6 +50,11 @@ def read_encoder(path: str | Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
         return native.read_native(folder)
     if (folder / timm.CONFIG_FILE).is_file() and (folder / timm.WEIGHTS_FILE).is_file():
         return timm.read_timm(folder)
+    if (folder / "checkpoints").is_dir():
+        raise ValueError(
+            f"{folder} is a run, not an export; export its encoder first: "
+            f"python -m byol_jax.export --workdir {folder} --out FOLDER."
+        )
     raise ValueError(
         f"{folder} is not an encoder export: it has neither {native.INFO_FILE} nor "
         f"{timm.CONFIG_FILE} with {timm.WEIGHTS_FILE}. Make one with python -m byol_jax.export."
@@ -71,6 +78,13 @@ class LoadedEncoder:
         self._batch_size = batch_size
         self._forward = jax.jit(self._features)
 
+    def __repr__(self) -> str:
+        i = self.info
+        return (
+            f"<{i.encoder['name']}, {self.dim} features, for {i.image_size} px: {i.method or '?'} "
+            f"on {i.source or '?'}, step {i.step:,}>"
+        )
+
     def _features(self, params: Tree, stats: Tree, images_BHWC: jax.Array) -> jax.Array:
         x = images_BHWC.astype(jnp.float32)
         if images_BHWC.dtype == jnp.uint8:
@@ -80,6 +94,47 @@ class LoadedEncoder:
         x = (x - mean) / std
         features, _ = self.encoder.apply(params, stats, x[:, None], False)
         return features.pooled[:, 0].astype(jnp.float32)
+
+    def prepare(self, image: Any) -> np.ndarray:
+        """One picture as the encoder is evaluated on it: resized, and the centre cut out.
+
+        The same pixels as from timm's and torchvision's transforms (`info.transform`), before they
+        are normalised. The rotation in EXIF data is not applied: see `PIL.ImageOps.exif_transpose`.
+
+        Args:
+          image: a Pillow image, or uint8 [H, W, C] or [H, W].
+
+        Returns:
+          uint8 [S, S, C], S being `info.image_size`.
+
+        Raises:
+          ValueError: it is no image, or not of 8 bits per channel.
+        """
+        from PIL import Image
+
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
+                raise ValueError(
+                    f"The image is {image.dtype} {list(image.shape)}; expected uint8 [H, W, C] or "
+                    "[H, W], 0 to 255."
+                )
+            if image.shape[2:] not in ((), (1,), (3,), (4,)):
+                raise ValueError(f"The image is {list(image.shape)}; expected 1, 3 or 4 channels.")
+            image = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
+        if not isinstance(image, Image.Image):
+            raise ValueError(
+                f"The image is a {type(image).__name__}; expected a Pillow image "
+                "(PIL.Image.open(file)) or uint8 [H, W, C]."
+            )
+        if image.mode[0] in "IF":
+            raise ValueError(f"The image has Pillow's mode {image.mode!r}; convert it to 8 bits.")
+        size, resize = self.info.image_size, self.info.shorter_side
+        image = image.convert("L" if self.encoder.channels == 1 else "RGB")
+        sides = [side * resize // min(image.size) for side in image.size]
+        image = image.resize(sides, Image.Resampling.BICUBIC)
+        left, top = (round((side - size) / 2) for side in sides)
+        pixels = np.asarray(image.crop((left, top, left + size, top + size)))
+        return pixels.reshape(size, size, self.encoder.channels)
 
     def __call__(self, images: Any) -> np.ndarray:
         """Features of images, normalised as in training, without resizing or cropping.
@@ -93,7 +148,14 @@ class LoadedEncoder:
         Raises:
           ValueError: another rank, type, range or number of channels; says what to do.
         """
-        images = _checked(np.asarray(images), self.encoder.channels)
+        try:
+            array = np.asarray(images)
+        except ValueError as error:  # of a list
+            raise ValueError(
+                "The images differ in size; bring them to one, e.g. "
+                "np.stack([encoder.prepare(image) for image in images])."
+            ) from error
+        images = _checked(array, self.encoder.channels)
         size, out = self._batch_size, [np.zeros((0, self.dim), np.float32)]
         for start in range(0, len(images), size):
             chunk = images[start : start + size]
@@ -155,6 +217,8 @@ def load_encoder(
     Raises:
       ValueError: see `read_encoder`.
     """
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype is {dtype!r}; expected float32 or bfloat16.")
     encoder, params, stats, info = read_encoder(path)
     encoder = make_encoder(**{**encoder.config, "dtype": dtype})
     return LoadedEncoder(encoder, params, stats, info, batch_size)

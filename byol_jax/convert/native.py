@@ -62,7 +62,12 @@ def save_encoder(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> Non
             checkpointer.wait_until_finished()
         if not same_bits(flatten(host), flatten(_read_arrays(folder, encoder))):
             raise OSError(f"What was written to {folder} reads back differently: a faulty disk?")
-        described = {"format": FORMAT, "version": VERSION, "info": dataclasses.asdict(info)}
+        described = {
+            "format": FORMAT,
+            "version": VERSION,
+            "info": dataclasses.asdict(info),
+            "transform": info.transform,
+        }
         (folder / INFO_FILE).write_text(json.dumps(described, indent=2) + "\n")
         write_manifest(folder)
 

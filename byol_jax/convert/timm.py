@@ -21,8 +21,10 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from byol_jax.convert.card import model_card
 from byol_jax.convert.files import read_json, same_bits, write_folder
 from byol_jax.convert.info import (
+    USUAL_CROP,
     EncoderInfo,
     build_encoder,
     check_arrays,
@@ -179,12 +181,12 @@ def from_state_dict(
     return out[0], out[1]
 
 
-def _crop_pct(size: int, resize: int) -> float:
-    """The fraction from which timm, rounding down, computes the shorter side `resize`."""
-    if not resize:
-        return 0.875  # the convention on ImageNet, 224 of 256
-    fraction = size / resize
-    while math.floor(size / fraction) < resize:
+def _crop_pct(info: EncoderInfo) -> float:
+    """The fraction from which timm, which rounds down, recovers the shorter side."""
+    if not info.resize:
+        return USUAL_CROP
+    fraction = info.image_size / info.resize
+    while math.floor(info.image_size / fraction) < info.resize:
         fraction = math.nextafter(fraction, 0)
     return fraction
 
@@ -206,7 +208,7 @@ def timm_config(info: EncoderInfo, dim: int, sha256: str) -> dict[str, Any]:
         "input_size": [len(info.mean), side, side],
         "fixed_input_size": False,
         "interpolation": "bicubic",
-        "crop_pct": _crop_pct(side, info.resize),
+        "crop_pct": _crop_pct(info),
         "crop_mode": "center",
         "mean": list(info.mean),
         "std": list(info.std),
@@ -221,98 +223,13 @@ def timm_config(info: EncoderInfo, dim: int, sha256: str) -> dict[str, Any]:
         "num_classes": 0,
         "num_features": dim,
         "pretrained_cfg": pretrained,
-        "byol_jax": {"version": VERSION, "info": dataclasses.asdict(info), "sha256": sha256},
+        "byol_jax": {
+            "version": VERSION,
+            "info": dataclasses.asdict(info),
+            "transform": info.transform,
+            "sha256": sha256,
+        },
     }
-
-
-def model_card(info: EncoderInfo, dim: int) -> str:
-    """The text of README.md: what the encoder is and how to load it.
-
-    Args:
-      info: the encoder's description.
-      dim: features D.
-    """
-    name = info.encoder["name"]
-    mean, std = (", ".join(f"{v:g}" for v in values) for values in (info.mean, info.std))
-    if name in TORCHVISION:
-        torchvision = TORCHVISION_CARD.format(name=name)
-    else:
-        torchvision = f"torchvision has no {name}; load it with timm.\n"
-    return CARD.format(
-        name=name,
-        dim=dim,
-        torchvision=torchvision,
-        method=info.method or "not recorded",
-        source=info.source or "not recorded",
-        step=info.step,
-        size=info.image_size,
-        mean=mean,
-        std=std,
-    )
-
-
-CARD = """---
-library_name: timm
-license: apache-2.0
-tags:
-- image-feature-extraction
-- self-supervised
-- timm
-- byol_jax
----
-# {name}, pre-trained without labels
-
-An image encoder ({name}, {dim} features, no classifier) trained with byol_jax. Inference in float32
-gives the features of the JAX encoder up to rounding.
-
-| | |
-| --- | --- |
-| method | {method} |
-| data | {source} |
-| optimizer steps | {step} |
-| image size | {size} px |
-| mean | {mean} |
-| std | {std} |
-
-Images are RGB in 0..1, normalised as (image - mean) / std with the values above; they are this
-run's own, not always ImageNet's. `PATH` is this folder.
-
-## timm
-
-```python
-import timm
-
-model = timm.create_model("local-dir:PATH", pretrained=True).eval()
-config = timm.data.resolve_model_data_config(model)
-transform = timm.data.create_transform(**config, is_training=False)
-# features = model(transform(image)[None])
-```
-
-## torchvision
-
-{torchvision}
-## byol_jax
-
-```python
-import byol_jax
-
-encoder = byol_jax.load_encoder("PATH")
-# features = encoder(images)  # [B, H, W, 3], uint8 or floats in 0..1
-```
-"""
-
-TORCHVISION_CARD = """```python
-import torch
-from safetensors.torch import load_file
-from torchvision.models import {name}
-
-model = {name}()
-model.fc = torch.nn.Identity()
-model.load_state_dict(load_file("PATH/model.safetensors"))
-model.eval()
-# features = model((images - mean) / std)  # [B, 3, H, W]
-```
-"""
 
 
 def save_timm(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> None:
@@ -341,7 +258,9 @@ def save_timm(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> None:
             raise OSError(f"What was written to {weights} reads back differently: a faulty disk?")
         config = timm_config(info, encoder.dim, file_sha256(weights))
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-        (folder / CARD_FILE).write_text(model_card(info, encoder.dim))
+        (folder / CARD_FILE).write_text(
+            model_card(info, encoder.dim, encoder.config["name"] in TORCHVISION)
+        )
 
     write_folder(out, fill)
 

@@ -172,8 +172,7 @@ def decode_eval(data: Tensor, spec: EvalSpec, how: Decoding) -> Tensor:
     image = open_image(data, how)
     window = host.eval_window(spec, image.height, image.width)
     pixels = decode_box(image, window, how)
-    whole = (tf.constant(0), tf.constant(0), window[2], window[3])
-    view = host.eval_view(pixels, spec, whole)
+    view = host.eval_view(pixels, spec, (image.height, image.width))
     return tf.ensure_shape(view, [spec.size, spec.size, how.channels])
 
 

@@ -272,19 +272,19 @@ def _array_batches(
         yield _pad(_named(source, {"views": views[:, None], "index": index, "ok": ok}), share)
 
 
-def decode_all(source: Source, side: int) -> Source:
+def decode_all(source: Source, side: int, antialias: bool = False) -> Source:
     """The data set with its images decoded and in memory.
 
     Args:
       source: the data set; returned unchanged if its images are in memory.
-      side: of the square images, px; the shorter side is scaled to it, and the centre is kept.
+      side, antialias: of the square images, in px: their `resize` and `antialias` in `EvalSpec`.
 
     Returns:
       The same examples in the same order, with `images` uint8 [N, side, side, C] and `intact`.
     """
     if source.images is not None:
         return source
-    plain = EvalSpec(side, side, (0.0,) * source.channels, (1.0,) * source.channels)
+    plain = EvalSpec(side, side, (0.0,) * source.channels, (1.0,) * source.channels, antialias)
     images = np.empty((source.num_examples, side, side, source.channels), np.uint8)
     intact = np.zeros(source.num_examples, bool)
     labels = np.full(source.num_examples, -1, np.int32)

@@ -67,7 +67,7 @@ def open_data(config: ConfigDict, split: str) -> Source:
     return source
 
 
-def decoded(source: Source, side: int, devices: Mesh) -> Source:
+def decoded(source: Source, side: int, devices: Mesh, antialias: bool) -> Source:
     """The data set in memory, decoded to squares of `side` px if it is not yet decoded.
 
     Raises:
@@ -76,7 +76,7 @@ def decoded(source: Source, side: int, devices: Mesh) -> Source:
     shape = (side, side, source.channels) if source.images is None else source.images.shape[1:]
     size = source.num_examples * math.prod(shape)
     mesh.check_fits(size, f"{source.name} ({source.num_examples:,} images of {shape})", devices)
-    return decode_all(source, side)
+    return decode_all(source, side, antialias)
 
 
 def build(
@@ -85,7 +85,7 @@ def build(
     devices: Sequence[Any] | None = None,
     *,
     resumed: bool = False,
-    decode: Callable[[Source, int, Mesh], Source] = decoded,
+    decode: Callable[[Source, int, Mesh, bool], Source] = decoded,
 ) -> Experiment:
     """Open the data and make every object of a training run; nothing is compiled.
 
@@ -108,7 +108,8 @@ def build(
         source = open_data(config, "train")
     recipe, eval_spec = build_views(config, source.channels)
     if config.data.placement == "resident":
-        source = decode(source, config.data.resident_size or eval_spec.resize, where)
+        side = config.data.resident_size or eval_spec.resize
+        source = decode(source, side, where, eval_spec.antialias)
     facts = _facts(config, source)
     encoder = build_encoder(config, source.channels)
     start = encoder
@@ -123,6 +124,7 @@ def build(
         mean=eval_spec.mean,
         std=eval_spec.std,
         resize=eval_spec.resize,
+        antialias=eval_spec.antialias,
         method=config.method.name,
         source=config.data.name,
     )

@@ -219,7 +219,7 @@ def open_eval_data(run: RunEncoder) -> EvalData:
     # Normalised as in training, even if the encoder is evaluated on other data.
     info = run.info
     resize = config.eval.resize or info.resize or info.image_size
-    spec = EvalSpec(info.image_size, resize, info.mean, info.std)
+    spec = EvalSpec(info.image_size, resize, info.mean, info.std, config.eval.antialias)
     train, test = known(train), known(test)
     share = config.data.max_damaged
     damage = count_damage(train, share), count_damage(test, share)
@@ -341,7 +341,17 @@ PROTOCOLS: dict[str, Callable[[RunEncoder, EvalData], dict[str, Any]]] = {
 }
 
 # What each protocol reads of the config; a name that ends in a dot stands for all that begin so.
-_OF_ALL = ("seed", "data.name", "data.dir", "data.max_damaged", "eval.batch_size", "eval.resize")
+_OF_ALL = (
+    "seed",
+    "data.name",
+    "data.dir",
+    "data.bits",
+    "data.orient",
+    "data.max_damaged",
+    "eval.batch_size",
+    "eval.resize",
+    "eval.antialias",
+)
 _TRAINED = (
     "eval.epochs",
     "eval.train_batch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,7 @@ def build_optimizer(config: ConfigDict, facts: Facts) -> Optimizer:
     """
     o = config.optimizer
     base = optim.scale_learning_rate(o.lr, config.batch_size, o.lr_scaling)
-    common = {"weight_decay": _decay(o, facts), "exclude": tuple(o.exclude)}
+    common = {"weight_decay": _decay(o, facts), "exclude": _names("exclude", o.exclude)}
     rates = Rates(_schedule(o, base, facts), _groups(o, base), _layer_factor(config))
     optimizer = OPTIMIZERS[o.name](config[o.name], rates, common)
     norm, tensor = o.clip_norm, o.clip_tensor
@@ -93,18 +94,28 @@ def _decay(o: ConfigDict, facts: Facts) -> float | Schedule:
     return optim.cosine(start, end, facts.steps)
 
 
+def _names(key: str, value: Any) -> tuple[str, ...]:
+    """The value of a key, which must be names.
+
+    Raises:
+      ValueError: something in it is not a name.
+    """
+    names = tuple(value)
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"optimizer.{key} is {names!r}; expected names, e.g. ('bias', 'scale').")
+    return names
+
+
 def _groups(o: ConfigDict, base: float) -> dict[str, Group]:
     """Parameters with rates of their own, by name.
 
     Raises:
       ValueError: they are not names, or not pairs of a name and a factor.
     """
-    fixed, factors = tuple(o.lr_fixed), tuple(o.lr_factors)
-    if not all(isinstance(name, str) for name in fixed):
-        raise ValueError(f"optimizer.lr_fixed is {fixed!r}; expected names, e.g. ('predictor',).")
+    fixed, factors = _names("lr_fixed", o.lr_fixed), tuple(o.lr_factors)
     for pair in factors:
         fits = isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
-        if not fits or not isinstance(pair[1], int | float) or pair[1] < 0:
+        if not fits or type(pair[1]) not in (int, float) or not 0 <= pair[1] < math.inf:
             raise ValueError(
                 f"optimizer.lr_factors has {pair!r}; expected pairs of a name and a factor of lr, "
                 "0 or more, e.g. (('bias', 0.024), ('scale', 0.024))."

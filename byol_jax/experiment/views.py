@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from byol_jax.config import nearest
 from byol_jax.data.facts import facts_of
 from byol_jax.views.recipes import RECIPES
-from byol_jax.views.spec import IMAGENET_MEAN, IMAGENET_STD, EvalSpec, Recipe, ViewSpec
+from byol_jax.views.spec import IMAGENET_MEAN, IMAGENET_STD, EvalSpec, Recipe, typed_override
 
 
 def normalisation(config: ConfigDict, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -32,20 +30,17 @@ def build_views(config: ConfigDict, channels: int) -> tuple[Recipe, EvalSpec]:
     """The recipe of the training views, and the centre crop for evaluation.
 
     Raises:
-      ValueError: an override is not a field of a view, or out of its range.
+      ValueError: an override is not a field of a view, or its value is not allowed.
     """
     name, size = config.views.recipe, config.image_size
     mean, std = normalisation(config, channels)
     options = config.get(name, ConfigDict()).to_dict() if name == "multi_crop" else {}
-    overrides = config.views.overrides.to_dict()
-    fields = {f.name for f in dataclasses.fields(ViewSpec)}
-    for key in overrides:
-        if key not in fields:
-            raise ValueError(f"Unknown config key views.overrides.{key}: {nearest(key, fields)}")
+    given = config.views.overrides.to_dict()
+    overrides = {field: typed_override(field, value) for field, value in given.items()}
     # Small images are not cropped in evaluation: a border of 2 px of 32 may be part of the object.
     resize = config.eval.resize or (size if size < 64 else round(size * 8 / 7))
     recipe = RECIPES[name](size, mean=mean, std=std, **options, **overrides)
-    return recipe, EvalSpec(size, resize, mean, std)
+    return recipe, EvalSpec(size, resize, mean, std, config.eval.antialias)
 
 
 def check_takes(method: str, takes: Mapping[str, int], name: str, recipe: Recipe) -> None:

@@ -1,10 +1,14 @@
-"""A convolution whose gradients are fast on a CPU, even inside loops.
+"""A convolution that is right in half precision on a CPU, with gradients that are fast there.
 
 XLA for CPUs passes a convolution to its matrix kernels only if the axes are in one order: images
 NHWC, kernel HWIO. Gradients have other orders. Outside loops XLA seems to transpose them; in the
 body of a loop (micro-batches, many steps in one scan) they ran 10 times slower for the images and
 about 100 times slower for the kernel (jaxlib 0.10.2). Here the gradients are written in the fast
 order. Programs for other devices use `lax`'s own gradients: see `compiling_for`.
+
+In bfloat16 and float16 a convolution is computed in float32 and rounded once, as XLA for CPUs does
+anyway. Here there is a barrier before the rounding: jaxlib 0.12.0 otherwise fuses several
+convolutions, the rounding between them and a mean after them into one kernel, which returns NaN.
 
 Shape key: N rows, H W positions, I O channels in and out, K kernel size.
 """
@@ -14,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -113,25 +117,32 @@ def _convolve(
     return jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[3])
 
 
+def _rounded(compute: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
+    """`compute` of two arrays: of half precision, in float32, and rounded behind a barrier."""
+    if a.dtype.itemsize > 2:
+        return compute(a, b)
+    exact = compute(a.astype(jnp.float32), b.astype(jnp.float32))
+    return lax.optimization_barrier(exact).astype(a.dtype)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _ordered(strides: tuple[int, ...], pads: Pads, x: Array, kernel: Array) -> Array:
-    return _convolve(x, kernel, strides, pads)
+    return _rounded(lambda x, kernel: _convolve(x, kernel, strides, pads), x, kernel)
 
 
 def _forward(
     strides: tuple[int, ...], pads: Pads, x: Array, kernel: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(x, kernel, strides, pads), (x, kernel)
+    return _ordered(strides, pads, x, kernel), (x, kernel)
 
 
 def _backward(
     strides: tuple[int, ...], pads: Pads, saved: tuple[Array, Array], dy: Array
 ) -> tuple[Array, Array]:
     x, kernel = saved
-    return (
-        _image_gradient(strides, pads, x.shape, kernel, dy),
-        _kernel_gradient(strides, pads, x, kernel.shape, dy),
-    )
+    of_image = functools.partial(_image_gradient, strides, pads, x.shape)
+    of_kernel = functools.partial(_kernel_gradient, strides, pads, kernel.shape)
+    return _rounded(of_image, kernel, dy), _rounded(of_kernel, x, dy)
 
 
 _ordered.defvjp(_forward, _backward)
@@ -153,7 +164,7 @@ def _image_gradient(
 
 
 def _kernel_gradient(
-    strides: tuple[int, ...], pads: Pads, x: Array, shape: tuple[int, ...], dy: Array
+    strides: tuple[int, ...], pads: Pads, shape: tuple[int, ...], x: Array, dy: Array
 ) -> Array:
     """Convolve x with dy as the kernel and the rows N as channels; for 1x1 kernels, one matmul."""
     if shape[:2] == (1, 1) and not any(map(any, pads)):

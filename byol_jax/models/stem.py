@@ -11,6 +11,8 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from byol_jax.models.conv import conv
+
 
 def space_to_depth(x: Array) -> Array:
     """Blocks of 2x2 pixels as channels: [N, H, W, C] to [N, H / 2, W / 2, (row, column, C)].
@@ -60,10 +62,9 @@ class BlockConv(nn.Module):
         pad = (2 * blocks - before, 1 - 2 * blocks + before)
         kernel = jnp.pad(kernel.astype(self.dtype), (pad, pad, (0, 0), (0, 0)))
         kernel = kernel.reshape(4, 2, 4, 2, c, -1).transpose(0, 2, 1, 3, 4, 5)
-        return jax.lax.conv_general_dilated(
+        return conv(
             space_to_depth(x.astype(self.dtype)),
             kernel.reshape(4, 4, 4 * c, -1),
             (1, 1),
             [(blocks, 3 - blocks)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )

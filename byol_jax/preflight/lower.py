@@ -65,7 +65,7 @@ def blank(count: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(np.uint8(0), (count, *shape))
 
 
-def _blank_images(source: Source, side: int, devices: Any) -> Source:
+def _blank_images(source: Source, side: int, devices: Any, antialias: bool) -> Source:
     """Instead of decoding resident data: blank images of the size they would have."""
     del devices
     if source.images is not None:

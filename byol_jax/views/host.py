@@ -185,30 +185,68 @@ def augment(images: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
 
 
 def eval_window(spec: EvalSpec, height: Tensor, width: Tensor) -> Window:
-    """The window for evaluation: the central square, (top, left, side, side), int32 px."""
-    shorter = tf.cast(tf.minimum(height, width), tf.float32)
-    side = tf.maximum(tf.cast(tf.round(shorter * (spec.size / spec.resize)), tf.int32), 1)
+    """What an evaluation view is made of, (top, left, height, width), int32 px: the central square,
+    and for antialiasing what the filter reads around it."""
+    shorter = tf.minimum(height, width)
+    if spec.antialias:
+        (top, bottom, *_), (left, right, *_) = (_side(spec, n, shorter) for n in (height, width))
+        return top, left, bottom - top, right - left
+    share = tf.cast(shorter, tf.float32) * (spec.size / spec.resize)
+    side = tf.maximum(tf.cast(tf.round(share), tf.int32), 1)
     return (height - side) // 2, (width - side) // 2, side, side
 
 
-def eval_view(image: Tensor, spec: EvalSpec, window: Window | None = None) -> Tensor:
+def eval_view(image: Tensor, spec: EvalSpec, full: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """The centre of one image, as described in `EvalSpec`.
 
     Args:
       image: [H, W, C], uint8 0..255 or float 0..1.
       spec: sizes and normalisation.
-      window: in the image; None: `eval_window` of it.
+      full: height and width, px, of the image whose `eval_window` this is; None: it is whole.
 
     Returns:
       float32 [size, size, C], normalised.
     """
-    shape = tf.shape(image)
-    window = window or eval_window(spec, shape[0], shape[1])
-    crop = crop_resize(image, window, spec.size)
+    if full is None:
+        full = tf.shape(image)[0], tf.shape(image)[1]
+        top, left, height, width = eval_window(spec, *full)
+        image = image[top : top + height, left : left + width]
+    if spec.antialias:
+        crop, shorter = image, tf.minimum(*full)
+        for n in full[::-1]:  # columns first and rounded in between, as Pillow does
+            *_, scale, translation = _side(spec, n, shorter)
+            crop = _resize_rows(tf.transpose(crop, [1, 0, 2]), spec.size, scale, translation)
+        crop = tf.cast(crop, tf.float32) * _unit(image)
+    else:
+        crop = crop_resize(image, (0, 0, tf.shape(image)[0], tf.shape(image)[1]), spec.size)
     # In whole rows: broadcasting three numbers over the last axis takes twice as long.
     rows = tf.reshape(crop, [spec.size, -1])
     rows = _normalise(rows, spec.mean * spec.size, spec.std * spec.size, [-1])
     return tf.reshape(rows, [spec.size, spec.size, len(spec.mean)])
+
+
+def _resize_rows(image: Tensor, size: int, scale: Tensor, translation: Tensor) -> Tensor:
+    """[H, W, C] to [size, W, C], bicubic with antialiasing, in the range of its type."""
+    place = {"scale": [scale, 1.0], "translation": [translation, 0.0], "kernel_type": "keyscubic"}
+    sides = [size, tf.shape(image)[1]]
+    x = tf.raw_ops.ScaleAndTranslate(images=image[None], size=sides, **place)[0]
+    if image.dtype == tf.uint8:
+        return tf.cast(tf.clip_by_value(tf.round(x), 0.0, 255.0), tf.uint8)
+    return tf.clip_by_value(x, 0.0, 1.0)
+
+
+def _side(spec: EvalSpec, n: Tensor, shorter: Tensor) -> tuple[Tensor, ...]:
+    """How one side of n px is resampled: (first and last pixel read, scale, translation).
+
+    Rounded as in torchvision: the resized longer side down, the margin to an even half.
+    """
+    resized = tf.cast(n, tf.int64) * spec.resize // tf.cast(shorter, tf.int64)
+    scale = tf.cast(resized, tf.float32) / tf.cast(n, tf.float32)
+    margin = tf.round((tf.cast(resized, tf.float32) - spec.size) / 2)
+    reach = 2 * tf.maximum(1 / scale, 1.0) + 1  # of the cubic, stretched; 1 for rounding
+    first = tf.maximum(tf.cast(tf.floor(margin / scale - reach), tf.int32), 0)
+    last = tf.cast(tf.math.ceil((margin + spec.size) / scale + reach), tf.int32)
+    return first, tf.minimum(last, n), scale, tf.cast(first, tf.float32) * scale - margin
 
 
 def _unit(image: Tensor) -> float:

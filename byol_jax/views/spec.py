@@ -8,7 +8,10 @@ mathematics, so that equal numbers give equal views.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
 from collections.abc import Mapping
+from typing import Any
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -122,22 +125,89 @@ class ViewSpec:
         return len(self.mean)
 
 
+# Fields of a view that other config keys set.
+_OTHER_KEYS = {
+    "size": "image_size (the local views of multi_crop: multi_crop.small)",
+    "mean": "views.mean",
+    "std": "views.std",
+}
+
+OVERRIDES: dict[str, Any] = {
+    f.name: f.default for f in dataclasses.fields(ViewSpec) if f.name not in _OTHER_KEYS
+}
+"""What `views.overrides` may set, field: default. The default's type is that of the values."""
+
+
+def check_override(name: str) -> None:
+    """Refuse a name that `views.overrides` cannot set.
+
+    Raises:
+      ValueError: another key sets it, or no view has such a field; names the right one.
+    """
+    key = f"views.overrides.{name[:80]}"
+    if name in _OTHER_KEYS:
+        raise ValueError(f"{key} cannot be set: it is set by {_OTHER_KEYS[name]}.")
+    if name not in OVERRIDES:
+        close = difflib.get_close_matches(name, OVERRIDES, 1, 0.5)
+        fields = f"a view has the fields {', '.join(OVERRIDES)}"
+        hint = f"did you mean views.overrides.{close[0]}?" if close else f"{fields}."
+        raise ValueError(f"Unknown config key {key}: {hint}")
+
+
+def typed_override(name: str, value: Any) -> Any:
+    """A value of an override in the type of its field: lists as tuples, whole numbers as floats.
+
+    Args:
+      name: a field of `OVERRIDES`.
+      value: from a config.
+
+    Raises:
+      ValueError: there is no such field, or the value is of another type.
+    """
+    check_override(name)
+    default = OVERRIDES[name]
+
+    def is_number(x: Any) -> bool:
+        return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+
+    if isinstance(default, tuple):
+        if isinstance(value, tuple | list) and len(value) == 2 and all(map(is_number, value)):
+            return tuple(map(float, value))
+        expected = "two numbers, (low, high)"
+    elif isinstance(default, float):
+        if is_number(value):
+            return float(value)
+        expected = "a number"
+    else:
+        if type(value) is type(default):
+            return value
+        expected = "true or false" if isinstance(default, bool) else "a whole number"
+    shown = repr(value)[:80]
+    raise ValueError(f"views.overrides.{name} is {shown}; expected {expected}, e.g. {default}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class EvalSpec:
     """The view that an encoder is evaluated on: the centre of the image.
 
-    The central square of round(shorter side * size / resize) px, at floor((side - square) / 2)
-    along both sides, is resized to `size` as a crop of `ViewSpec` is, then (x - mean) / std. An
-    image that already has the right size keeps its pixels. This is the usual "resize, then centre
-    crop" to within a pixel, at the cost of one crop.
+    With `antialias`, the pixels of torchvision's Resize and CenterCrop of a Pillow image: the
+    shorter side is resized to `resize` px and the longer one in proportion (rounded down), bicubic
+    (Keys, a = -0.5), the filter stretched by what the image shrinks by, columns before rows and
+    rounded to bytes in between; then the central square of `size` px, margins rounded to even.
+    Without, the central square of round(shorter side * size / resize) px, at floor((side - square)
+    / 2) along both sides, is resized to `size` as a crop of `ViewSpec` is: the same to within a
+    pixel, but fine detail is aliased. Then (x - mean) / std. An image that already has the right
+    size keeps its pixels.
 
-    Reference: google-deepmind/deepmind-research:byol/utils/dataset.py (_decode_and_center_crop).
+    Reference: torchvision:transforms.Resize(antialias=True), CenterCrop; without antialiasing,
+    google-deepmind/deepmind-research:byol/utils/dataset.py (_decode_and_center_crop).
     """
 
     size: int
     resize: int
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    antialias: bool = False
 
     def __post_init__(self) -> None:
         _check_common(self)

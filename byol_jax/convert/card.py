@@ -1,0 +1,115 @@
+"""The model card of an export for timm and torchvision: what the encoder is, and how to use it."""
+
+from __future__ import annotations
+
+from byol_jax.convert.info import EncoderInfo
+
+
+def model_card(info: EncoderInfo, dim: int, in_torchvision: bool) -> str:
+    """The text of README.md: what the encoder is, what its images are, and how to load it.
+
+    Args:
+      info: the encoder's description.
+      dim: number of features D.
+      in_torchvision: whether torchvision has the network too.
+    """
+    name = info.encoder["name"]
+    mean, std = (", ".join(f"{v:g}" for v in values) for values in (info.mean, info.std))
+    sides = {"size": info.image_size, "resize": info.shorter_side}
+    if in_torchvision:
+        statistics = {"mean": list(info.mean), "std": list(info.std)}
+        torchvision = _TORCHVISION.format(name=name, **sides, **statistics)
+    else:
+        torchvision = f"torchvision has no {name}; load it with timm.\n"
+    return _CARD.format(
+        name=name,
+        dim=dim,
+        torchvision=torchvision,
+        method=info.method or "not recorded",
+        source=info.source or "not recorded",
+        step=info.step,
+        evaluated=_SAME if info.antialias else _OTHER,
+        mean=mean,
+        std=std,
+        **sides,
+    )
+
+
+_SAME = "byol_jax evaluates the encoder on the same pixels."
+_OTHER = (
+    "byol_jax evaluated this run on images that were resized without antialiasing, so that its "
+    "accuracies are of slightly other features; the difference grows as images shrink."
+)
+
+_CARD = """---
+library_name: timm
+license: apache-2.0
+tags:
+- image-feature-extraction
+- self-supervised
+- timm
+- byol_jax
+---
+# {name}, pre-trained without labels
+
+An image encoder ({name}, {dim} features, no classifier) trained with byol_jax. Inference in float32
+gives the features of the JAX encoder up to rounding.
+
+| | |
+| --- | --- |
+| method | {method} |
+| data | {source} |
+| optimizer steps | {step} |
+| image size | {size} px |
+| mean | {mean} |
+| std | {std} |
+
+Images are RGB. The shorter side is resized to {resize} px (bicubic, antialiased, as Pillow does),
+the central {size} x {size} px are cut out, and pixels in 0..1 are normalised as
+(image - mean) / std with the values above; they are this run's own, not always ImageNet's.
+{evaluated} `PATH` is this folder.
+
+## timm
+
+```python
+import timm
+
+model = timm.create_model("local-dir:PATH", pretrained=True).eval()
+config = timm.data.resolve_model_data_config(model)
+transform = timm.data.create_transform(**config, is_training=False)
+# features = model(transform(image)[None])  # image: Pillow, RGB
+```
+
+## torchvision
+
+{torchvision}
+## byol_jax
+
+```python
+import byol_jax
+
+encoder = byol_jax.load_encoder("PATH")
+# features = encoder(encoder.prepare(image)[None])  # one Pillow image
+# features = encoder(images)  # prepared: [B, H, W, 3], uint8 or floats in 0..1
+```
+"""
+
+_TORCHVISION = """```python
+import torch
+from safetensors.torch import load_file
+from torchvision import transforms
+from torchvision.models import {name}
+
+model = {name}()
+model.fc = torch.nn.Identity()
+model.load_state_dict(load_file("PATH/model.safetensors"))
+model.eval()
+transform = transforms.Compose([
+    transforms.Resize({resize}, transforms.InterpolationMode.BICUBIC),
+    transforms.CenterCrop({size}),
+    transforms.ToTensor(),
+    transforms.Normalize({mean}, {std}),
+])
+# features = model(transform(image)[None])  # image: Pillow, RGB
+```
+"""

@@ -206,8 +206,8 @@ def test_topology_without_a_value_lists():
     [
         ("v3:17y", "KIND:SHAPE.*nearest are v3:"),
         ("v9:2x2", "kinds are v2, v3"),
-        ("cpu:2x2", "counted"),
-        ("gpu:0", "counted"),
+        ("cpu:2x2", "cpu takes a number, at least 1"),
+        ("gpu:0", "gpu takes a number, at least 1"),
         ("", "KIND:SHAPE"),
     ],
 )

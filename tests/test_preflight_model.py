@@ -258,7 +258,7 @@ def test_what_makes_it_fit():
         ("--config.optimizer.accumulate=4", False),
         ("--config.mesh.fsdp=8", None),
     ]
-    assert "whole state is 3.00 GiB, and 15.52 GiB lack" in tried[3]["skipped"]
+    assert "whole state is 3.00 GiB, but 15.52 GiB are missing" in tried[3]["skipped"]
     assert len(said) == 3
     assert not config.encoder.remat
     text = table.remedies(tried)

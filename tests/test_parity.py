@@ -4,6 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import jax
 import pytest
 import safetensors.torch
 import torch
@@ -59,7 +60,9 @@ def errors(encoder, model):
     for size in (65, 224) if large else (65,):
         images = photo_crops(4, size)
         theirs = torch_features(model, images, encoder.info)
-        found.append(relative_error(encoder(images), theirs))
+        # Operation by operation the deep networks take a tenth of the time that XLA needs for them.
+        with jax.disable_jit(size == 65):
+            found.append(relative_error(encoder(images), theirs))
     return found
 
 

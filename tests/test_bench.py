@@ -130,11 +130,11 @@ def test_the_rate_to_be_fed_may_be_given(monkeypatch):
     text, results = asked(250.0)
     assert results["target_rate"] == 250.0
     assert "the step needs 250 images/s" in text
-    assert "views.placement=host: 2.5 cores" in text
+    assert "views.placement=host: needs 2.5 cores" in text
     assert not measured
     text, results = asked(0.0)
     assert results["target_rate"] == 500.0
-    assert "views.placement=host: 5.0 cores" in text
+    assert "views.placement=host: needs 5.0 cores" in text
 
 
 @pytest.mark.parametrize(

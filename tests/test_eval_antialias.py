@@ -15,7 +15,7 @@ from byol_jax.config_file import load_config, save_config
 from byol_jax.convert.info import info_from_json
 from byol_jax.data import decode, pipeline
 from byol_jax.data.opening import open_source
-from byol_jax.data.source import Source
+from byol_jax.data.source import Decoding, Source
 from byol_jax.experiment.views import build_views
 from byol_jax.views import host
 from byol_jax.views.spec import EvalSpec
@@ -91,7 +91,7 @@ def test_only_what_is_read_is_decoded(kind, size, resize):
     spec = EvalSpec(size, resize, **PLAIN, antialias=True)
     window = host.eval_window(spec, tf.constant(300), tf.constant(500))
     assert int(window[3]) < 400
-    found = decode.decode_eval(tf.constant(file.getvalue()), spec, 3).numpy() * 255
+    found = decode.decode_eval(tf.constant(file.getvalue()), spec, Decoding()).numpy() * 255
     off = np.abs(found - by_pillow(decoded, size, resize))
     assert off.max() < 2.01
     assert (off > 0.01).mean() < (1e-3 if kind == "PNG" else 0.05)

@@ -456,5 +456,6 @@ def test_a_run_is_sharded_from_its_start(quick, monkeypatch, export):
     for run, at in ((e, state), (one, whole)):
         run = run._replace(source=few)
         found.append(build_evaluation(run)(at, lambda: None))
-    assert found[0].keys() == {"knn/test_top1", "probe/test_top1"}
+    counts = {"knn/train_images", "knn/test_images", "knn/damaged"}
+    assert found[0].keys() == {"knn/test_top1", "probe/test_top1"} | counts
     assert found[0] == pytest.approx(found[1], abs=0.5)

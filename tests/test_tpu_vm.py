@@ -132,7 +132,8 @@ def test_a_preempted_slice_is_deleted_and_created_and_the_run_resumes(cloud, que
     granted = {"queued-resources": ["WAITING_FOR_RESOURCES", "ACTIVE"], **READY}
     cloud.script(granted, granted)
     cloud.plan({"code": 0, "step": 10, "lose": lost}, {"code": 0, "step": 20}, host=0)
-    cloud.plan({"code": 134}, {"code": 0}, host=1)
+    # Host 1 notices when the slice is gone, and not before host 0 has saved.
+    cloud.plan({"code": 134, "until": "lost-host0-*"}, {"code": 0}, host=1)
     done = cloud.run("supervise", "--spot", *(["--queued"] if queued else []))
     assert done.returncode == 0, done.stderr
     assert cloud.asked("create", "delete") == ["create", "delete", "create", "delete"]

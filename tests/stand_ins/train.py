@@ -4,7 +4,8 @@ In $STAND_IN: NAME.starts.jsonl, one argv a start, where NAME is the host's or t
 NAME.json, what each start does in turn, the last for good: {"code": exit code, "step": checkpoint
 that it saves, "say": text for stdout, "wait": stay until a signal comes and end with "code" or,
 where that is 0, 128 + its number (with "deaf": not even then), "after": go on when that process
-waits, "lose": the slice is preempted}. NAME.signals: the signals that came.
+waits, "until": go on when there is a file like this, "lose": the slice is preempted}.
+NAME.signals: the signals that came.
 """
 
 import json
@@ -31,6 +32,8 @@ def train(argv: list[str]) -> int:
         (workdir / "checkpoints" / str(todo["step"])).mkdir(parents=True, exist_ok=True)
     print(end=todo.get("say", ""), flush=True)
     while "after" in todo and not (PLACE / f"{todo['after']}.waiting").exists():
+        time.sleep(0.05)
+    while "until" in todo and not [*PLACE.glob(todo["until"])]:
         time.sleep(0.05)
     if todo.get("wait"):
         handler = Saving(PLACE / f"{name}.signals", todo["code"])

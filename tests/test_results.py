@@ -122,7 +122,7 @@ def test_too_many_unreadable_images_are_refused(run, protocol):
     """Fails if an evaluation takes any share of its images for good."""
     config = load_config(run / "config.json")
     config.data.max_damaged = 0.1
-    with pytest.raises(TrainingError, match="2 images cannot be read, but .* only 1;"):
+    with pytest.raises(TrainingError, match=r"2 images cannot be read, but .* only 1;"):
         evaluate(run, protocol, config)
 
 

@@ -3,9 +3,14 @@
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 
 import fork_server
+
+# The CUDA build of torch brings triton, whose LLVM crashes the process beside TensorFlow's. The
+# oracles compute on the CPU and do without it: torch takes it for not installed.
+sys.modules.setdefault("triton", None)
 
 # Before jax is imported anywhere: eight devices, so that every test can shard.
 os.environ["JAX_PLATFORMS"] = "cpu"

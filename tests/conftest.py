@@ -10,7 +10,8 @@ import fork_server
 
 # The CUDA build of torch brings triton, whose LLVM crashes the process beside TensorFlow's. The
 # oracles compute on the CPU and do without it: torch takes it for not installed.
-sys.modules.setdefault("triton", None)
+if "triton" not in sys.modules:
+    sys.modules["triton"] = None
 
 # Before jax is imported anywhere: eight devices, so that every test can shard.
 os.environ["JAX_PLATFORMS"] = "cpu"

@@ -274,7 +274,9 @@ def _hsv(rgb: list[Array], saturation: Array, hue: Array) -> list[Array]:
     v = jnp.maximum(jnp.maximum(r, g), b)
     chroma = v - jnp.minimum(jnp.minimum(r, g), b)
     # In sixths of a turn: red is 0, green 2, blue 4. One division, the most expensive step here.
-    red, green = r >= v, g >= v
+    # Against each other, not against v: a compiler may compute a channel twice, each time rounded
+    # in another way, and then none of the three would equal the largest.
+    red, green = (r >= g) & (r >= b), g >= b
     ahead = jnp.where(red, g - b, jnp.where(green, b - r, r - g))
     start = jnp.where(red, 0, jnp.where(green, 2, 4))
     h = ahead / jnp.maximum(chroma, 1e-12) + start + 6 * hue

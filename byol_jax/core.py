@@ -118,6 +118,7 @@ class Method(NamedTuple):
     features(params, extra, images_NGHWC) -> {"h", "z", ...}   inference mode
     takes: {"views": 2}                            number of views of each group `loss` reads
     after_update(params, extra, step) -> (extra, metrics)      step: before the increment
+    moving: ("stats", ...)                         entries of `extra` that change in a step
     """
 
     init: Callable[[Array, Batch], tuple[Tree, Tree]]
@@ -126,6 +127,7 @@ class Method(NamedTuple):
     features: Callable[[Tree, Tree, Array], dict[str, Array]]
     takes: Mapping[str, int]
     after_update: Callable[[Tree, Tree, Array], tuple[Tree, dict[str, Array]]] = _no_update
+    moving: tuple[str, ...] = ("stats",)
 
 
 @jax.tree_util.register_dataclass

@@ -206,7 +206,7 @@ def test_no_file_imports_itself_by_a_detour():
     edges = files(TREES)
     assert circle(edges) is None
     assert "data.stream" in edges["data.pipeline"]  # an import in a function
-    assert "models.__init__" in edges["experiment.methods"]  # a folder by its name
+    assert "models.__init__" in edges["experiment.methods.parts"]  # a folder by its name
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def build(
     if config.data.placement == "resident":
         side = config.data.resident_size or eval_spec.resize
         source = decode(source, side, where, eval_spec.antialias)
-    facts = _facts(config, source)
+    facts = _facts(config, source, recipe)
     encoder = build_encoder(config, source.channels)
     start = encoder
     if config.init_from and not resumed:
@@ -141,8 +141,8 @@ def _gather(where: Mesh) -> Callable[[Any], Any]:
     return lambda module: mesh.gathered(module, where)
 
 
-def _facts(config: ConfigDict, source: Source) -> Facts:
-    """The sizes of the data and of the run.
+def _facts(config: ConfigDict, source: Source, recipe: Recipe) -> Facts:
+    """The sizes of the data, of the run and of a batch.
 
     Raises:
       ValueError: the number of examples is not as declared, or the run is too long for int32.
@@ -160,7 +160,9 @@ def _facts(config: ConfigDict, source: Source) -> Facts:
             f"{config.epochs} epochs of {source.num_examples} images are more than 2**31 examples; "
             "lower epochs."
         )
-    return Facts(source.num_examples, source.classes, total, per_epoch)
+    rows = config.batch_size // config.optimizer.accumulate
+    local = len(recipe.get("local", ()))
+    return Facts(source.num_examples, source.classes, total, per_epoch, rows, local)
 
 
 def _pretrained(encoder: Encoder, path: str) -> Encoder:

@@ -63,7 +63,7 @@ def byol(
         value = masked_mean(objective(q, z_target, batch["mask"]), batch["mask"])
         return value, Aux(extra, {"h": h, "z": z}, {"train/loss": value})
 
-    return Method(init, loss, *inference(net), {"views": 2}, follow(tau))
+    return Method(init, loss, *inference(net), {"views": 2}, follow(tau), ("stats", "target"))
 
 
 def predict(

@@ -83,4 +83,5 @@ def supervised(
         logits_LBK = classify(params["head"], out.pooled[:, 0])
         return {"h": out.pooled, "logits": jnp.moveaxis(logits_LBK, 0, 1)}
 
-    return Method(init, loss, online_encoder, features, {"views": 1})
+    moving = () if frozen else ("stats",)
+    return Method(init, loss, online_encoder, features, {"views": 1}, moving=moving)

@@ -1,0 +1,49 @@
+"""Build a method from a config, with its encoder, heads and probe; one file per family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from byol_jax.core import Method
+from byol_jax.experiment.methods import contrastive, predictive
+from byol_jax.experiment.methods.parts import Facts, Parts, build_encoder
+from byol_jax.methods.probe import with_probe
+from byol_jax.methods.supervised import supervised
+from byol_jax.models import heads
+
+__all__ = ["METHODS", "Facts", "Parts", "build_encoder", "build_method"]
+
+
+def _supervised(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
+    encoder = parts.wrapped(parts.encoder, "per_view", m.bn_groups)
+    if not facts.classes:
+        raise ValueError("method.name is 'supervised', but the data have no labels.")
+    return supervised(encoder, facts.classes)
+
+
+METHODS: dict[str, Callable[[ConfigDict, Parts, Facts], Method]] = {
+    **predictive.METHODS,
+    **contrastive.METHODS,
+    "supervised": _supervised,
+}
+
+
+def build_method(config: ConfigDict, parts: Parts, facts: Facts) -> Method:
+    """The method that a config names, with its probe if there are labels.
+
+    Args:
+      config: resolved.
+      parts: the encoder and its wrapper.
+      facts: of the run.
+
+    Raises:
+      ValueError: it does not work with these data.
+    """
+    name = config.method.name
+    method = METHODS[name](config[name], parts, facts)
+    if config.method.probe and facts.classes and name != "supervised":
+        classifier = heads.linear(facts.classes, dtype=parts.dtypes["param_dtype"])
+        method = with_probe(method, parts.gather(classifier), parts.encoder.dim)
+    return method

@@ -1,0 +1,56 @@
+"""Build BYOL and its relatives: methods in which one embedding predicts another."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from byol_jax import losses, optim
+from byol_jax.core import Method
+from byol_jax.experiment.methods.parts import Facts, Parts
+from byol_jax.methods.byol import Objective, byol
+from byol_jax.methods.siamese import siamese
+from byol_jax.models import heads
+from byol_jax.models.heads import Head
+from byol_jax.models.network import network
+
+
+def _heads(m: ConfigDict, parts: Parts) -> tuple[Callable[[Any], Any], Head, Head | None]:
+    """(wrapper of encoder and heads, projector, predictor) for BYOL and its relatives."""
+    wrap = functools.partial(parts.wrapped, bn=m.bn, groups=m.bn_groups)
+    head = wrap(heads.mlp((m.hidden, m.out), **parts.dtypes))
+    return wrap, head, head if m.predictor else None
+
+
+def _objective(m: ConfigDict) -> Objective:
+    beta, temperature = m.beta, m.temperature
+    if not beta:
+        return losses.regression
+    return functools.partial(losses.regression_with_negatives, beta=beta, temperature=temperature)
+
+
+def _byol(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
+    schedules = {"cosine": optim.cosine_tau(m.tau, facts.steps), "constant": optim.constant(m.tau)}
+    wrap, projector, predictor = _heads(m, parts)
+    return byol(
+        network(wrap(parts.encoder), projector),
+        predictor,
+        tau=schedules[m.tau_schedule],
+        objective=_objective(m),
+    )
+
+
+def _siamese(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
+    wrap, projector, predictor = _heads(m, parts)
+    return siamese(
+        network(wrap(parts.encoder), projector),
+        predictor,
+        objective=_objective(m),
+        stop_gradient=m.stop_gradient,
+    )
+
+
+METHODS = {"byol": _byol, "siamese": _siamese}

@@ -228,21 +228,23 @@ def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
     """
     whole, rows = meshes.replicated(mesh), meshes.steps_sharding(mesh)
     step, sharding = _with_state_sharding(step, mesh)
+    # Traced once, for the shapes of its metrics and in the loop alike.
+    step = jax.jit(step, inline=True)
 
     def steps(
         state: TrainState, batches: Batch, count: Array, constants: Batch, root_key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        def one(i: Any, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
-            return step(state, {k: v[i] for k, v in batches.items()} | dict(constants), root_key)
+        def batch(i: Any) -> Batch:
+            return {k: v[i] for k, v in batches.items()} | dict(constants)
 
         def body(i: Array, carry: tuple[TrainState, dict]) -> tuple[TrainState, dict]:
-            state, metrics = one(i, carry[0])
+            state, metrics = step(carry[0], batch(i), root_key)
             return state, {k: carry[1][k].at[i].set(v) for k, v in metrics.items()}
 
         if most == 1:
-            state, metrics = one(0, state)
+            state, metrics = step(state, batch(0), root_key)
             return state, {k: v[None] for k, v in metrics.items()}
-        shapes = jax.eval_shape(one, 0, state)[1]
+        shapes = jax.eval_shape(step, state, batch(0), root_key)[1]
         start = {k: jnp.zeros((most, *v.shape), v.dtype) for k, v in shapes.items()}
         return jax.lax.fori_loop(0, count, body, (state, start))
 

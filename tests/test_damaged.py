@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent / "faults"))
 import damage
 import mutate
 
-from byol_jax.data import pipeline, stream, tfrecord
+from byol_jax.data import stream, tfrecord
+from byol_jax.data.rows import why_damaged
 from byol_jax.data.source import MAX_BYTES, Decoding, Source
 
 SIDE = 12
@@ -75,7 +76,7 @@ def test_damaged_records_keep_their_place(spoilt, form, tmp_path):
         assert rows == must, way
     where = f"set train, example 40 (record 10 of {tmp_path}/b/set-train.tfrecord-00001-of-00002)"
     assert source.describe(40) == where
-    reasons = [pipeline.why_damaged(source, 40 + i) for i in range(7)]
+    reasons = [why_damaged(source, 40 + i) for i in range(7)]
     assert reasons == [
         "the record is corrupt: its checksum is wrong",
         "the record is corrupt: its checksum is wrong",
@@ -111,7 +112,7 @@ def test_damaged_files_keep_their_place(tmp_path):
     masked = damage.compare(source, before, read(source), chosen | links)
     for way, rows in masked.items():
         assert rows == must | links, way
-    reasons = [pipeline.why_damaged(source, 2 * i) for i in range(len(names))]
+    reasons = [why_damaged(source, 2 * i) for i in range(len(names))]
     assert reasons[0] == "cannot be read: No such file or directory"
     assert reasons[2:4] == ["cannot be read: it is not a plain file"] * 2
     assert reasons[4] == f"it has {2**42:,} bytes, more than {MAX_BYTES:,}"
@@ -141,7 +142,7 @@ def test_a_record_that_is_too_large_is_one_damaged_record(tmp_path, monkeypatch)
     records[4] = damage.framed([images[4] + bytes(3000)], [4])[0]  # it would decode
     source = damage.in_memory(damage.write_shards(tmp_path / "a", records, 10, 1), (None, None, 3))
     assert source.encoded.numpy().tolist() == [*images[:4], b"", *images[5:]]
-    reason = pipeline.why_damaged(source, 4)
+    reason = why_damaged(source, 4)
     assert re.fullmatch(r"a record of 3,\d{3} bytes, more than 2,000", reason)
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from byol_jax.data import formats, pipeline
 from byol_jax.data.opening import open_source
+from byol_jax.data.rows import why_damaged
 from byol_jax.views.spec import EvalSpec
 
 SEEDS = iter(range(10_000))
@@ -170,11 +171,11 @@ def test_names_of_any_bytes(tmp_path):
     view = EvalSpec(6, 6, (0.0,) * 3, (1.0,) * 3)
     batch = next(pipeline.eval_batches(source, view, batch_size=2))
     assert batch["mask"].all()
-    assert "decodes now" in pipeline.why_damaged(source, 1)
+    assert "decodes now" in why_damaged(source, 1)
     os.truncate(root + b"/train/\xe4gg/\xff.png", 0)
-    assert pipeline.why_damaged(source, 1) == "empty file"
+    assert why_damaged(source, 1) == "empty file"
     os.remove(root + b"/train/\xe4gg/\xff.png")
-    assert pipeline.why_damaged(source, 1) == "cannot be read: No such file or directory"
+    assert why_damaged(source, 1) == "cannot be read: No such file or directory"
 
 
 # Fingerprints.

@@ -15,7 +15,8 @@ from sklearn.datasets import load_sample_images
 
 from byol_jax.data import decode, order, pipeline, records, stream
 from byol_jax.data.opening import open_source
-from byol_jax.data.pipeline import eval_batches, train_batches, why_damaged
+from byol_jax.data.pipeline import eval_batches, train_batches
+from byol_jax.data.rows import substitute, why_damaged
 from byol_jax.data.source import Decoding, Shard, Source
 from byol_jax.views import host, recipes
 from byol_jax.views.spec import EvalSpec
@@ -405,7 +406,7 @@ def test_substitute_takes_the_label_too(tmp_path):
         "label": rows + 20,
         "mask": np.array([0, 1, 0, 0, 1.0]),
     }
-    got = pipeline._substitute(open_source("digits"), batch)
+    got = substitute(open_source("digits"), batch)
     assert got["views"][:, 0].tolist() == [4, 1, 1, 1, 4]
     assert got["local"][:, 0].tolist() == [8, 2, 2, 2, 8]
     assert got["label"].tolist() == [24, 21, 21, 21, 24]

@@ -131,8 +131,9 @@ def test_a_preempted_slice_is_deleted_and_created_and_the_run_resumes(cloud, que
     lost = {"tpu-vm": ["PREEMPTED"], "queued-resources": ["SUSPENDED"]}
     granted = {"queued-resources": ["WAITING_FOR_RESOURCES", "ACTIVE"], **READY}
     cloud.script(granted, granted)
-    cloud.plan({"code": 0, "step": 10, "lose": lost}, {"code": 0, "step": 20}, host=0)
-    # Host 1 notices when the slice is gone, and not before host 0 has saved.
+    # It is lost when both have started. Host 1 notices then, and not before host 0 has saved.
+    first = {"code": 0, "step": 10, "lose": lost, "until": "host1.starts.jsonl"}
+    cloud.plan(first, {"code": 0, "step": 20}, host=0)
     cloud.plan({"code": 134, "until": "lost-host0-*"}, {"code": 0}, host=1)
     done = cloud.run("supervise", "--spot", *(["--queued"] if queued else []))
     assert done.returncode == 0, done.stderr

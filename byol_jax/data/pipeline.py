@@ -7,22 +7,19 @@ row of an image that does not decode is filled with a copy of a good one and has
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from byol_jax import pulse
 from byol_jax.data import order
+from byol_jax.data.rows import HostBatch, Opener, named, pad, readable, substitute
 from byol_jax.data.source import Source
 from byol_jax.views.spec import EvalSpec, Recipe, ViewSpec, check_recipe
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-HostBatch = dict[str, np.ndarray]
-# (batches done, whether to tolerate damaged images) -> the rest of the data set.
-Opener = Callable[[int, bool], "tf.data.Dataset"]
 
 # Pixels of a view that are augmented in one call: few images if they are large, to stay in the
 # cache; many if they are tiny, when calls cost more than pixels.
@@ -177,8 +174,8 @@ def row_batches(
         )
         for index in rows.reshape(-1, share):
             ok = np.ones(share, bool) if source.intact is None else source.intact[index]
-            batch = _named(source, {"row": index.astype(np.int32), "index": index, "ok": ok})
-            yield _substitute(source, batch)
+            batch = named(source, {"row": index.astype(np.int32), "index": index, "ok": ok})
+            yield substitute(source, batch)
         epoch, first = epoch + 1, 0
 
 
@@ -190,10 +187,10 @@ def _whole_images(source: Source, plan: Iterator[HostBatch]) -> Iterator[HostBat
 
 
 def _train_batches(source: Source, open_at: Opener, chunk: int) -> Iterator[HostBatch]:
-    for raw in _readable(source, open_at):
+    for raw in readable(source, open_at):
         # Merge chunks of images into one axis of rows.
         batch = {k: v.reshape(-1, *v.shape[2:]) for k, v in raw.items()} if chunk else raw
-        yield _substitute(source, _named(source, batch))
+        yield substitute(source, named(source, batch))
 
 
 def eval_batches(
@@ -247,16 +244,16 @@ def _eval_batches(
     source: Source, open_at: Opener, spec: EvalSpec, share: int, count: int
 ) -> Iterator[HostBatch]:
     done = 0
-    for raw in _readable(source, open_at):
-        batch = _named(source, {**raw, "views": raw["views"][:, None]})
-        yield _pad(batch, share)
+    for raw in readable(source, open_at):
+        batch = named(source, {**raw, "views": raw["views"][:, None]})
+        yield pad(batch, share)
         done += 1
         pulse.beat()
     # This process may have no rows in the last batch.
     for _ in range(count - done):
         views = np.zeros((0, 1, spec.size, spec.size, source.channels), np.float32)
         nothing = {"views": views, "index": np.zeros(0, np.int32), "ok": np.zeros(0, bool)}
-        yield _pad(_named(source, {**nothing, "label": np.zeros(0, np.int32)}), share)
+        yield pad(named(source, {**nothing, "label": np.zeros(0, np.int32)}), share)
 
 
 def _array_batches(
@@ -269,7 +266,7 @@ def _array_batches(
         index = np.arange(start, min(start + share, source.num_examples), dtype=np.int32)
         views = (images[index].astype(np.float32) * np.float32(1 / 255) - mean) / std
         ok = np.ones(len(index), bool) if source.intact is None else source.intact[index]
-        yield _pad(_named(source, {"views": views[:, None], "index": index, "ok": ok}), share)
+        yield pad(named(source, {"views": views[:, None], "index": index, "ok": ok}), share)
 
 
 def decode_all(source: Source, side: int, antialias: bool = False) -> Source:
@@ -296,29 +293,6 @@ def decode_all(source: Source, side: int, antialias: bool = False) -> Source:
     return dataclasses.replace(source, images=images, intact=intact, labels=labels)
 
 
-def why_damaged(source: Source, index: int) -> str:
-    """Read one example again and find out what is wrong with it; slow, for messages.
-
-    Args:
-      source: the data set.
-      index: of an example that had mask 0.
-
-    Returns:
-      A phrase: "empty file", "20000x20000 px, more than 89478485", "does not decode: ...".
-    """
-    if source.paths is None and not source.shards:
-        return "nothing is wrong with it"
-    from byol_jax.data import stream  # imports TensorFlow
-
-    try:
-        data = stream.encoded_image(source, index)
-    except OSError as e:
-        return f"cannot be read: {e.strerror or e}"
-    except ValueError as e:
-        return str(e)
-    return stream.what_is_wrong(data, source.decoding)
-
-
 def _check_channels(source: Source, spec: ViewSpec | EvalSpec) -> None:
     if spec.channels != source.channels:
         raise ValueError(
@@ -337,66 +311,3 @@ def _check_views(source: Source, recipe: Recipe) -> None:
 def _divisor(n: int, most: int) -> int:
     """The largest divisor of n that is at most `most`, or 1."""
     return max(d for d in range(1, max(1, min(n, most)) + 1) if n % d == 0)
-
-
-def _readable(source: Source, open_at: Opener) -> Iterator[HostBatch]:
-    """Batches of the fast pipeline until the first damaged image, then of the safe one."""
-    import tensorflow as tf
-
-    # Bound now, since at exit the module may be gone. The second is raised for messages that quote
-    # bytes.
-    failure = (tf.errors.OpError, UnicodeDecodeError)
-    done = 0
-    for safe in (False, True):
-        try:
-            for raw in open_at(done, safe).as_numpy_iterator():
-                done += 1
-                yield raw
-            return
-        except failure as e:
-            if safe:
-                # A single image does not lead here: a shard is missing, truncated or corrupt.
-                from byol_jax.data import tfrecord
-
-                raise ValueError(tfrecord.what_is_wrong(source.name, source.shards, e)) from e
-
-
-def _named(source: Source, batch: HostBatch) -> HostBatch:
-    """Add the labels, and turn "ok" into the mask."""
-    images: HostBatch = {k: v for k, v in batch.items() if k not in ("index", "label", "ok")}
-    index = batch["index"].astype(np.int32)
-    if "label" in batch:
-        label = batch["label"]
-    elif source.labels is None:
-        label = np.full(len(index), -1, np.int32)
-    else:
-        label = source.labels[index]
-    mask = batch["ok"].astype(np.float32)
-    return {**images, "index": index, "label": label, "mask": mask}
-
-
-def _substitute(source: Source, batch: HostBatch) -> HostBatch:
-    """Fill rows of mask 0 with images and label of the nearest good row before them, cyclically."""
-    good = np.flatnonzero(batch["mask"])
-    if len(good) == len(batch["mask"]):
-        return batch
-    if not len(good):
-        index = int(batch["index"][0])
-        raise ValueError(
-            f"None of the {len(batch['mask'])} images of a batch decodes; the first is "
-            f"{source.describe(index)}: {why_damaged(source, index)}. Check the data set."
-        )
-    # Index -1, for rows before the first good one, is the last good one.
-    before = good[np.searchsorted(good, np.arange(len(batch["mask"])), side="right") - 1]
-    return {k: v if k in ("index", "mask") else v[before] for k, v in batch.items()}
-
-
-def _pad(batch: HostBatch, batch_size: int) -> HostBatch:
-    missing = batch_size - len(batch["index"])
-    if not missing:
-        return batch
-    fill = {"views": 0, "index": -1, "label": -1, "mask": 0}
-    return {
-        k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1), constant_values=fill[k])
-        for k, v in batch.items()
-    }

@@ -18,7 +18,8 @@ from byol_jax.convert.info import EncoderInfo
 from byol_jax.convert.load import read_encoder
 from byol_jax.core import Batch, Encoder, Method, starting_from
 from byol_jax.data.opening import open_source
-from byol_jax.data.pipeline import decode_all, steps_per_epoch, why_damaged
+from byol_jax.data.pipeline import decode_all, steps_per_epoch
+from byol_jax.data.rows import why_damaged
 from byol_jax.data.source import Source
 from byol_jax.experiment.methods import Facts, Parts, build_encoder, build_method
 from byol_jax.experiment.optimizers import build_optimizer

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from byol_jax import log, mesh
 from byol_jax.config import flatten
 from byol_jax.core import Encoder, TrainState, Tree, starting_from
-from byol_jax.data.pipeline import eval_batches, train_batches, why_damaged
+from byol_jax.data.pipeline import eval_batches, train_batches
+from byol_jax.data.rows import why_damaged
 from byol_jax.data.source import Source
 from byol_jax.evals.features import Extracted, NothingToJudge, extract, pixels, topk_accuracy
 from byol_jax.evals.fewshot import fewshot, rare_classes

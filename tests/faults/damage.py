@@ -16,6 +16,7 @@ from PIL import Image
 
 from byol_jax.data import pipeline, records, tfrecord
 from byol_jax.data.opening import open_source
+from byol_jax.data.rows import why_damaged
 from byol_jax.data.source import Shard, Source
 from byol_jax.views import recipes, spec
 
@@ -230,7 +231,7 @@ def compare(
         wrong = [i for i in was.rows if i not in chosen and now.rows[i] != was.rows[i]]
         assert not wrong, (way, wrong[:5])
     for index in set().union(*(s.masked for s in after.values())):
-        name, why = source.describe(index), pipeline.why_damaged(source, index)
+        name, why = source.describe(index), why_damaged(source, index)
         assert "decodes now" not in why, (name, why)
         assert why
         assert "\n" not in why

@@ -74,7 +74,8 @@ def prepare_images(folder):
 def _read_images(folder, files, batch, **options):
     """The rows that evaluation and training give of the first file, and which rows count."""
     from byol_jax.data.opening import open_source
-    from byol_jax.data.pipeline import eval_batches, train_batches, why_damaged
+    from byol_jax.data.pipeline import eval_batches, train_batches
+    from byol_jax.data.rows import why_damaged
     from byol_jax.views import recipes, spec
 
     shutil.rmtree(folder / "train")

@@ -16,7 +16,7 @@ if "triton" not in sys.modules:
 # Before jax is imported anywhere: eight devices, so that every test can shard.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ["XLA_FLAGS"] = f"{fork_server.COMPILER} --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{fork_server.COMPILER} {fork_server.EIGHT}"
 # What one test compiles, the next one and the commands that tests start need not compile again.
 # Each of pytest's workers has a folder of its own: JAX does not write these files in one piece.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -39,6 +39,10 @@ from byol_jax.core import TrainState
 from byol_jax.models.resnet import ConvSpec
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# XLA has read its options when there are devices; libtpu reads them again, for programs of a TPU.
+assert len(jax.devices()) == 8
+os.environ["XLA_FLAGS"] = f"{fork_server.FOR_ALL} {fork_server.EIGHT}"
 
 GLOBAL = (
     *("jax_enable_x64", "jax_disable_most_optimizations", "jax_numpy_rank_promotion"),

@@ -39,8 +39,10 @@ from typing import IO, Any, NoReturn
 ROOT = Path(__file__).parents[1]
 PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
 # XLA compiles in less than half the time, to code that is hardly slower on small arrays. Newer
-# versions do not know the second option, and end the process.
-COMPILER = "--xla_backend_optimization_level=0"
+# versions and libtpu do not know the second option, and end the process.
+EIGHT = "--xla_force_host_platform_device_count=8"
+FOR_ALL = "--xla_backend_optimization_level=0"
+COMPILER = FOR_ALL
 if version("jaxlib") < "0.11":
     COMPILER += " --xla_cpu_use_fusion_emitters=false"
 # A module that is executed as __main__ must not be imported before.

@@ -78,11 +78,12 @@ def moco(
         if local:
             _, small, stats = net.apply(params, stats, batch["local"], True, local_key)
         k, extra = through(key_net, {**extra, "stats": stats}, sought, key_key)
+        negatives_KD = jax.lax.stop_gradient(extra["queue"])
         total = jnp.zeros((), q.dtype)
         for v in range(k.shape[1]):
             own = q[:, v : v + 1]
             queries_BVD = own if small is None else jnp.concatenate([own, small], 1)
-            terms_BV = info_nce(queries_BVD, k[:, v : v + 1], extra["queue"], temperature)
+            terms_BV = info_nce(queries_BVD, k[:, v : v + 1], negatives_KD, temperature)
             total = total + masked_mean(terms_BV.mean(1), batch["mask"])
         keys_BD = normalize(k).swapaxes(0, 1).reshape(-1, k.shape[-1])
         mask_B = jnp.tile(batch["mask"], k.shape[1])

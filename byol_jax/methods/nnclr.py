@@ -52,8 +52,8 @@ def nnclr(net: Network, predictor: Head, *, temperature: float, queue: int) -> M
         h, z, stats = net.apply(params, extra["stats"], batch["views"], True, key)
         check_views("nnclr", z)
         q, stats = predict(predictor, params, extra["stats"], stats, z)
-        unit_BVD = normalize(jax.lax.stop_gradient(z))
-        near_BVD = nearest(unit_BVD, extra["queue"])
+        unit_BVD = normalize(z)
+        near_BVD = jax.lax.stop_gradient(nearest(unit_BVD, extra["queue"]))
         directions = [
             info_nce_in_batch(near_BVD[:, v], q[:, 1 - v], mask, temperature=temperature)
             for v in (0, 1)

@@ -116,7 +116,10 @@ KEYS = {
     "data.train_examples": _count(0, low=0),  # 0: count them; any other number must match
     "data.threads": _count(0, low=0),  # of the input pipeline; 0: automatic
     "mesh.fsdp": _count(1),  # devices that share one copy of the state
-    "views.recipe": _one_of("byol", "simclr", "cifar", "digits", "crop_flip", "multi_crop"),
+    "views.recipe": _one_of(
+        *("byol", "simclr", "cifar", "digits", "crop_flip", "multi_crop"),
+        *("moco_v1", "moco_v2"),
+    ),
     "views.placement": _one_of("host", "device"),  # by tf.data, or in the train step
     "views.mean": Key((), low=0, high=1),  # per channel, of images in 0..1; (): the data set's
     "views.std": _above_0(()),
@@ -128,7 +131,10 @@ KEYS = {
     "encoder.drop_path": _below_1(0.0),  # stochastic depth, of the last block
     "encoder.remat": Key(False),  # recompute blocks in the backward pass: less memory, more time
     "encoder.dtype": Key("float32", choices=DTYPES),  # of the computation
-    "method.name": _one_of("byol", "siamese", "simclr", "supervised"),
+    "method.name": _one_of(
+        *("byol", "siamese", "simclr", "supervised"),
+        *("moco", "mocov3", "simsiam", "nnclr"),
+    ),
     "method.probe": Key(True),  # train an online linear probe if there are labels
     "optimizer.name": _one_of("sgd", "lars", "adamw"),
     "optimizer.lr": _from_0(0.1),  # at batch 256
@@ -217,6 +223,40 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "bn_groups": _count(1),
         },
         "supervised": {"bn_groups": _count(1)},
+        "moco": {
+            "hidden": _count(2048),
+            "out": _count(128),
+            "layers": _count(2),  # of the projector: 1 (v1), 2 (v2)
+            "queue": _count(65536),  # keys; a multiple of the keys of a (micro-)batch
+            "tau": _share(0.999),  # decay of the key network at step 0
+            "tau_schedule": _one_of("cosine", "constant"),
+            "temperature": _above_0(0.07),
+            "symmetric": Key(False),  # both directions, added; the keys of both views are queued
+            "shuffle": Key(True),  # the keys' rows before they are divided into bn_groups
+            "bn_groups": _count(1),
+        },
+        "mocov3": {
+            **_HEADS,
+            "tau": _share(0.99),  # decay of the target at step 0
+            "tau_schedule": _one_of("cosine", "constant"),
+            "temperature": _above_0(1.0),
+            **_STATISTICS,
+        },
+        "simsiam": {
+            "hidden": _count(2048),
+            "out": _count(2048),
+            "layers": _count(3),  # of the projector
+            "predictor_hidden": _count(512),
+            **_STATISTICS,
+        },
+        "nnclr": {
+            "hidden": _count(2048),
+            "out": _count(256),
+            "predictor_hidden": _count(4096),
+            "queue": _count(65536),  # projections; a multiple of the (micro-)batch
+            "temperature": _above_0(0.1),
+            **_STATISTICS,
+        },
     },
     "optimizer.name": {
         "lars": {

@@ -125,7 +125,8 @@ def mini_encoder(dtype="float64"):
 
 
 def filled(shapes, seed=0):
-    """NumPy values for a tree of shapes, by name: drawn kernels, ones for scales and variances.
+    """NumPy values for a tree of shapes, by name: drawn kernels, ones for scales and variances,
+    random directions for a queue.
 
     In place of the real init, whose draws take XLA longer to compile than the train step.
     """
@@ -136,6 +137,9 @@ def filled(shapes, seed=0):
         if name == "kernel":
             fan_in = np.prod(leaf.shape[:-1])
             return (random.randn(*leaf.shape) / np.sqrt(fan_in)).astype(leaf.dtype)
+        if name == "queue":
+            rows = random.randn(*leaf.shape)
+            return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(leaf.dtype)
         return np.full(leaf.shape, float(name in ("scale", "var")), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(fill, shapes)

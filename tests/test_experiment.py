@@ -109,7 +109,7 @@ class Whole:
 METHOD_KEYS = {
     "hidden": 9, "out": 5, "predictor": False, "tau": 0.5, "tau_schedule": "constant",
     "beta": 0.25, "temperature": 0.7, "bn": None, "bn_groups": 2, "stop_gradient": False,
-    "layers": 3,
+    "layers": 4, "queue": 512, "symmetric": True, "shuffle": False, "predictor_hidden": 6,
 }  # fmt: skip
 
 
@@ -288,7 +288,7 @@ def small(method, recipe, **values):
             "byol",
             "crop_flip",
             r"method\.name=byol takes 2 'views' of each image, but views\.recipe=crop_flip makes "
-            r"1 'views'; views\.recipe byol, simclr, cifar and digits make two\.",
+            r"1 'views'; views\.recipe byol, simclr, cifar, digits, moco_v1 and moco_v2 make two\.",
         ),
         ("simclr", "crop_flip", r"simclr takes 2 'views' .*=crop_flip makes 1 'views'; .*make two"),
         ("siamese", "crop_flip", r"siamese takes 2 'views' .*=crop_flip makes 1 'views'"),
@@ -317,11 +317,18 @@ def test_views_that_a_method_does_not_take(method, recipe, message):
 
 @pytest.mark.parametrize(
     ("method", "recipe"),
-    [("byol", "byol"), ("byol", "simclr"), ("simclr", "cifar"), ("supervised", "crop_flip")],
+    [
+        *(("byol", "byol"), ("byol", "simclr"), ("simclr", "cifar"), ("supervised", "crop_flip")),
+        *(("moco", "moco_v2"), ("moco", "multi_crop"), ("mocov3", "byol"), ("simsiam", "moco_v2")),
+        ("nnclr", "cifar"),
+    ],
 )
 def test_views_that_a_method_takes(method, recipe):
     """Fails if a recipe that fits is refused."""
-    e = build(small(method, recipe), images(), jax.devices()[:1])
+    config = small(method, recipe)
+    if recipe == "multi_crop":
+        config.multi_crop.small = 16
+    e = build(config, images(), jax.devices()[:1])
     assert dict(e.method.takes) == {group: len(views) for group, views in e.recipe.items()}
 
 
@@ -355,6 +362,30 @@ def test_what_cannot_be_built(values, message):
     with pytest.raises(ValueError, match=message):
         build(config, images())
     assert not COMPILED
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "message"),
+    [
+        ("moco", {"queue": 24}, r"moco\.queue is 24; expected a multiple of the 16 .* 16 or 32\."),
+        (
+            "moco",
+            {"queue": 16, "symmetric": True},
+            r"the 32 that .* of 16 images adds; set it to 32",
+        ),
+        ("nnclr", {"queue": 8}, r"nnclr\.queue is 8; expected a multiple of the 16"),
+    ],
+)
+def test_a_queue_that_does_not_hold_whole_batches(method, values, message):
+    """Fails if a part of a batch of keys is dropped at once. (Leave out `check_queue`.)"""
+    config = small(method, "moco_v2", **{f"{method}__{k}": v for k, v in values.items()})
+    COMPILED.clear()
+    with pytest.raises(ValueError, match=message):
+        build(config, images(), jax.devices()[:1])
+    assert not COMPILED
+    halves = small(method, "moco_v2", optimizer__accumulate=2)
+    halves[method].queue = 8  # of the micro-batch
+    build(halves, images(), jax.devices()[:1])
 
 
 # --- starting from an export ---------------------------------------------------------------------

@@ -111,8 +111,64 @@ def test_negatives_with_two_networks_equals_the_loops():
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def test_negative_cosine_is_the_mean_of_both_directions():
+    """Fails if the directions are summed, or a view predicts itself."""
+    q, z = embeddings(0), embeddings(1)
+    expected = [-(cosine(q[i, 0], z[i, 1]) + cosine(q[i, 1], z[i, 0])) / 2 for i in range(B)]
+    found = losses.negative_cosine(q, z, np.ones(B))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    quarter = losses.regression(q, z, np.ones(B)) / 4 - 1
+    np.testing.assert_allclose(found, quarter, rtol=1e-12)
+
+
+@pytest.mark.parametrize("keys", [1, 3])
+def test_info_nce_with_a_queue_equals_the_loops(keys):
+    """Fails if the positive is not in the partition, a key is not its query's, or lengths count."""
+    random = np.random.RandomState(0)
+    q, k, queue = random.randn(B, 3, D) * 3, random.randn(B, keys, D) * 3, random.randn(7, D)
+    queue /= np.linalg.norm(queue, axis=1, keepdims=True)
+    found = losses.info_nce(q, k, queue, T)
+    for i in range(B):
+        for view in range(3):
+            positive = math.exp(cosine(q[i, view], k[i, min(view, keys - 1)]) / T)
+            partition = positive
+            for entry in queue:
+                partition += math.exp(cosine(q[i, view], entry) / T)
+            assert found[i, view] == pytest.approx(-math.log(positive / partition), rel=1e-12)
+
+
+def info_nce_loops(q, k, mask):
+    """Cross-entropy of each query over the keys of all rows that count; per example."""
+    result = []
+    for i in range(len(q)):
+        partition = sum(math.exp(cosine(q[i], k[j]) / T) for j in range(len(k)) if mask[j])
+        result.append(math.log(partition) - cosine(q[i], k[i]) / T)
+    return np.array(result)
+
+
+def test_info_nce_in_the_batch_equals_the_loops():
+    """Fails if queries and keys are swapped, or a masked key counts."""
+    (q, _), (k, _) = embeddings(0).swapaxes(0, 1), embeddings(1).swapaxes(0, 1)
+    mask = np.array([1.0, 0, 1, 1, 0])
+    found = losses.info_nce_in_batch(q, k, mask, temperature=T)
+    expected = info_nce_loops(q, k, mask)
+    np.testing.assert_allclose(found[mask > 0], expected[mask > 0], rtol=1e-12)
+
+
+def test_symmetric_info_nce_is_both_directions_times_2t():
+    """Fails if the factor 2T is lost, or a view is compared with its own key."""
+    q, k = embeddings(0), embeddings(1)
+    both = info_nce_loops(q[:, 0], k[:, 1], np.ones(B)) + info_nce_loops(
+        q[:, 1], k[:, 0], np.ones(B)
+    )
+    found = losses.symmetric_info_nce(q, k, np.ones(B), temperature=T)
+    np.testing.assert_allclose(found, 2 * T * both, rtol=1e-12)
+
+
 LOSSES = {
     "regression": losses.regression,
+    "negative cosine": losses.negative_cosine,
+    "info_nce": lambda q, z, mask: losses.symmetric_info_nce(q, z, mask, temperature=T),
     "nt_xent": lambda q, z, mask: losses.nt_xent(q, T, mask),
     "with negatives": lambda q, z, mask: with_negatives(q, z, 1.0, mask),
 }

@@ -43,6 +43,18 @@ def test_small_recipes():
     assert (only.flip, only.jitter, only.grey, only.blur, only.solarize) == (0.5, 0, 0, 0, 0)
 
 
+def test_moco_v1_and_v2_are_the_authors():
+    """Values of facebookresearch/moco:main_moco.py. Fails if any differs, or they are swapped."""
+    (v1,), (v2,) = (set(recipe(224)["views"]) for recipe in (recipes.moco_v1, recipes.moco_v2))
+    for view in (v1, v2):
+        assert (view.area, view.aspect, view.flip) == ((0.2, 1.0), (3 / 4, 4 / 3), 0.5)
+        assert (view.brightness, view.contrast, view.saturation) == (0.4, 0.4, 0.4)
+        assert (view.brightness_scales, view.grey, view.solarize) == (True, 0.2, 0.0)
+    assert (v1.jitter, v1.hue, v1.blur) == (1.0, 0.4, 0.0)
+    assert (v2.jitter, v2.hue, v2.blur, v2.sigma) == (0.8, 0.1, 0.5, (0.1, 2.0))
+    assert [len(recipe(224)["views"]) for recipe in (recipes.moco_v1, recipes.moco_v2)] == [2, 2]
+
+
 def test_multi_crop_is_byol_and_small_views():
     """Fails if sizes, areas or blur kernels of the two groups are mixed up, or byol's are lost."""
     recipe = recipes.multi_crop(224, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), small=96, count=6)

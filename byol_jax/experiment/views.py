@@ -62,7 +62,7 @@ def check_takes(method: str, takes: Mapping[str, int], name: str, recipe: Recipe
     def say(counts: Mapping[str, Any]) -> str:
         return " and ".join(f"{n} {group!r}" for group, n in counts.items())
 
-    hint = "views.recipe byol, simclr, cifar and digits make two"
+    hint = "views.recipe byol, simclr, cifar, digits, moco_v1 and moco_v2 make two"
     if dict(takes) == {"views": 1}:
         hint = "views.recipe=crop_flip makes one view"
     elif "local" in takes:

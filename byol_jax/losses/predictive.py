@@ -32,3 +32,25 @@ def regression(online_BVD: Array, target_BVD: Array, mask_B: Array) -> Array:
     check_views("regression", target_BVD)
     difference = normalize(online_BVD) - normalize(target_BVD[:, ::-1])
     return jnp.square(difference).sum((1, 2))
+
+
+def negative_cosine(online_BVD: Array, target_BVD: Array, mask_B: Array) -> Array:
+    """SimSiam's loss: minus the cosine of each prediction and the other view's projection.
+
+    Args:
+      online_BVD: predictions [B, 2, D], of any norm.
+      target_BVD: projections [B, 2, D], of any norm.
+      mask_B: part of every objective's signature; it has no effect.
+
+    Returns:
+      [B], the mean of both directions, in [-1, 1]: a quarter of `regression`, minus 1.
+
+    Raises:
+      ValueError: there are not two views.
+
+    Reference: Chen and He 2021, equation 2; facebookresearch/simsiam:main_simsiam.py.
+    """
+    del mask_B
+    check_views("negative_cosine", online_BVD)
+    check_views("negative_cosine", target_BVD)
+    return -(normalize(online_BVD) * normalize(target_BVD[:, ::-1])).sum(-1).mean(1)

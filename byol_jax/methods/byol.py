@@ -19,7 +19,7 @@ from jax import Array
 
 from byol_jax.core import Aux, Batch, Method, Tree
 from byol_jax.losses import masked_mean, regression
-from byol_jax.methods.target import follow, through
+from byol_jax.methods.target import copied, follow, through
 from byol_jax.models.heads import Head
 from byol_jax.models.network import Network, inference
 from byol_jax.optim import Schedule
@@ -29,7 +29,12 @@ Objective = Callable[[Array, Array, Array], Array]
 
 
 def byol(
-    net: Network, predictor: Head | None, *, tau: Schedule, objective: Objective = regression
+    net: Network,
+    predictor: Head | None,
+    *,
+    tau: Schedule,
+    objective: Objective = regression,
+    copy: bool = False,
 ) -> Method:
     """BYOL.
 
@@ -38,6 +43,7 @@ def byol(
       predictor: p; None compares the projections themselves.
       tau: the target's decay at each step; a constant 1 gives a fixed random target.
       objective: compares the predictions with the target's projections.
+      copy: start the target as a copy of the online network (MoCo v3), not from its own draws.
 
     Returns:
       The method. Batch-norm statistics are per view, as in separate passes; wrap encoder and heads
@@ -48,7 +54,8 @@ def byol(
         # Online and target start from different keys, as in DeepMind's code.
         online_key, target_key, predictor_key = jax.random.split(key, 3)
         params, stats = net.init(online_key, batch["views"])
-        target, target_stats = net.init(target_key, batch["views"])
+        drawn = copied(params, stats) if copy else net.init(target_key, batch["views"])
+        target, target_stats = drawn
         if predictor is not None:
             z = jnp.zeros((1, 1, net.dim))
             params["predictor"], stats["predictor"] = predictor.init(predictor_key, z)

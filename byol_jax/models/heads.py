@@ -37,6 +37,7 @@ class _Mlp(nn.Module):
     norm_last: bool
     hidden_bias: bool
     last_bias: bool
+    scale_last: bool
     dtype: jnp.dtype
     param_dtype: jnp.dtype
 
@@ -55,7 +56,10 @@ class _Mlp(nn.Module):
             if self.norm_last if last else self.norm:
                 # The last norm has no offset: a common shift of all embeddings has no effect.
                 norm = GroupBatchNorm(
-                    use_bias=not last, param_dtype=self.param_dtype, name=f"bn{i}"
+                    use_bias=not last,
+                    use_scale=self.scale_last or not last,
+                    param_dtype=self.param_dtype,
+                    name=f"bn{i}",
                 )
                 x = norm(x, groups, train)
             if not last:
@@ -70,6 +74,7 @@ def mlp(
     norm_last: bool = False,
     hidden_bias: bool = True,
     last_bias: bool = False,
+    scale_last: bool = True,
     dtype: jnp.dtype = jnp.float32,
     param_dtype: jnp.dtype = jnp.float32,
 ) -> Head:
@@ -82,12 +87,14 @@ def mlp(
       widths: width of every layer, the last being the embedding's; empty for the identity.
       norm, norm_last: batch norm after the hidden layers, and after the last one.
       hidden_bias, last_bias: biases of the hidden and the last linear layers.
+      scale_last: whether the last norm has a scale; MoCo v3's and SimSiam's have none.
       dtype, param_dtype: of the computation, of the parameters.
 
     Returns:
       The head; it maps [N, G, D] to [N, G, widths[-1]], with batch-norm statistics per G.
     """
-    module = _Mlp(widths, norm, norm_last, hidden_bias, last_bias, dtype, param_dtype)
+    biases = hidden_bias, last_bias
+    module = _Mlp(widths, norm, norm_last, *biases, scale_last, dtype, param_dtype)
 
     def init(key: Array, x_NGD: Array) -> tuple[Tree, Tree]:
         n, g, d = x_NGD.shape

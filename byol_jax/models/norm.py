@@ -52,6 +52,7 @@ class GroupBatchNorm(nn.Module):
     """
 
     use_bias: bool = True
+    use_scale: bool = True
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     param_dtype: jnp.dtype = jnp.float32
 
@@ -77,7 +78,9 @@ class GroupBatchNorm(nn.Module):
           The same dtype as x, and the same shape unless it is pooled.
         """
         channels = x.shape[-1]
-        scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
+        scale = jnp.ones((channels,), self.param_dtype)
+        if self.use_scale:
+            scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)

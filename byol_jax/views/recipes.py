@@ -105,6 +105,57 @@ def cifar(
     return {"views": _group(({}, {"solarize": 0.2}), overrides, size, mean, std)}
 
 
+def moco_v1(
+    size: int,
+    /,
+    mean: Statistics = IMAGENET_MEAN,
+    std: Statistics = IMAGENET_STD,
+    **overrides: Any,
+) -> Recipe:
+    """MoCo v1's two views, those of instance discrimination: always jittered, strongly in hue.
+
+    Args:
+      size: side, px.
+      mean: of each channel, of images in 0..1.
+      std: of each channel.
+      **overrides: fields of `ViewSpec`, for both views.
+
+    Returns:
+      {"views": (view, view)}.
+
+    Reference:
+      He et al. 2020, section 3.3; facebookresearch/moco:main_moco.py.
+    """
+    # NOTE: the original turns images grey before the jitter; here it comes after it, as everywhere.
+    view = {"area": (0.2, 1.0), "jitter": 1.0, **_jitter(0.4, 0.4)}
+    return {"views": _group((view, view), overrides, size, mean, std)}
+
+
+def moco_v2(
+    size: int,
+    /,
+    mean: Statistics = IMAGENET_MEAN,
+    std: Statistics = IMAGENET_STD,
+    **overrides: Any,
+) -> Recipe:
+    """MoCo v2's two views, SimSiam's too: milder jitter than SimCLR's, blurred half of the time.
+
+    Args:
+      size: side, px.
+      mean: of each channel, of images in 0..1.
+      std: of each channel.
+      **overrides: fields of `ViewSpec`, for both views.
+
+    Returns:
+      {"views": (view, view)}.
+
+    Reference:
+      Chen et al. 2020 (MoCo v2), section 2; facebookresearch/moco:main_moco.py (--aug-plus).
+    """
+    view = {"area": (0.2, 1.0), "jitter": 0.8, **_jitter(0.4, 0.1), "blur": 0.5}
+    return {"views": _group((view, view), overrides, size, mean, std)}
+
+
 def digits(
     size: int = 8,
     /,
@@ -203,7 +254,15 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "digits": digits,
     "crop_flip": crop_flip,
     "multi_crop": multi_crop,
+    "moco_v1": moco_v1,
+    "moco_v2": moco_v2,
 }
+
+
+def _jitter(strength: float, hue: float) -> dict[str, Any]:
+    """torchvision's ColorJitter of one strength, which scales the brightness."""
+    colours = dict.fromkeys(("brightness", "contrast", "saturation"), strength)
+    return {**colours, "hue": hue, "brightness_scales": True}
 
 
 def _group(

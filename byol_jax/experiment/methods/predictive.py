@@ -13,6 +13,7 @@ from byol_jax.core import Method
 from byol_jax.experiment.methods.parts import Facts, Parts
 from byol_jax.methods.byol import Objective, byol
 from byol_jax.methods.siamese import siamese
+from byol_jax.methods.target import ahead
 from byol_jax.models import heads
 from byol_jax.models.heads import Head
 from byol_jax.models.network import network
@@ -53,4 +54,30 @@ def _siamese(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
     )
 
 
-METHODS = {"byol": _byol, "siamese": _siamese}
+def _mocov3(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
+    schedules = {"cosine": optim.cosine_tau(m.tau, facts.steps), "constant": optim.constant(m.tau)}
+    wrap = functools.partial(parts.wrapped, bn=m.bn, groups=m.bn_groups)
+    plain = {"hidden_bias": False, **parts.dtypes}
+    widths = (m.hidden, m.out)
+    projector = wrap(heads.mlp(widths, norm_last=True, scale_last=False, **plain))
+    predictor = wrap(heads.mlp(widths, **plain))
+    return byol(
+        network(wrap(parts.encoder), projector),
+        predictor,
+        tau=ahead(schedules[m.tau_schedule]),
+        objective=functools.partial(losses.symmetric_info_nce, temperature=m.temperature),
+        copy=True,
+    )
+
+
+def _simsiam(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
+    wrap = functools.partial(parts.wrapped, bn=m.bn, groups=m.bn_groups)
+    plain = {"hidden_bias": False, **parts.dtypes}
+    widths = (m.hidden,) * (m.layers - 1) + (m.out,)
+    projector = wrap(heads.mlp(widths, norm_last=True, scale_last=False, **plain))
+    predictor = wrap(heads.mlp((m.predictor_hidden, m.out), last_bias=True, **plain))
+    net = network(wrap(parts.encoder), projector)
+    return siamese(net, predictor, objective=losses.negative_cosine)
+
+
+METHODS = {"byol": _byol, "siamese": _siamese, "mocov3": _mocov3, "simsiam": _simsiam}

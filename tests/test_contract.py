@@ -266,7 +266,6 @@ IN_FLOAT32 = (
     "siamese, SimCLR's form",
     "simclr v2 probed",
     "moco v2 probed",
-    "nnclr",
     "supervised",
     "supervised, frozen",
 )

@@ -182,6 +182,7 @@ SINCE = {
     "optimizer.layer_decay": 1.0, "optimizer.clip_norm": 0.0, "optimizer.clip_tensor": 0.0,
     "byol.bn_groups": 1, "simclr.bn_groups": 1, "supervised.bn_groups": 1, "lars.clip": False,
     "adamw.b2": 0.999, "adamw.eps": 1e-8, "data.bits": 0, "data.orient": False,
+    "simclr.loss": "nt_xent", "simclr.norm": True, "simclr.margin": 0.8, "simclr.l2": 0.002,
 }  # fmt: skip
 GONE = {
     "encoder.": ("stem", "zero_init_last", "project_first", "space_to_depth"),

@@ -165,6 +165,9 @@ KEYS = {
     # suit small features (those of an untrained encoder).
     "eval.lrs": _above_0((100.0, 30.0, 10.0, 3.0, 1.0, 0.4, 0.3, 0.2, 0.1, 0.05)),
     "eval.finetune_lrs": _above_0((0.4, 0.1, 0.03)),  # finetune: swept, at batch 1024
+    # finetune: where the classifier is put, on the encoder or (SimCLR v2) on the first layer of the
+    # projector, which is trained on.
+    "eval.finetune_from": _one_of("encoder", "head1"),
     "eval.train_batch": _count(1024),  # linear, finetune
     # Share of the training set held out to choose the learning rate.
     "eval.validation": Key(0.1, low=0, high=1, low_open=True, high_open=True),

@@ -2,7 +2,12 @@
 
 from byol_jax.losses.classification import cross_entropy
 from byol_jax.losses.collapse import feature_std_and_rank
-from byol_jax.losses.contrastive import nt_xent, regression_with_negatives
+from byol_jax.losses.contrastive import (
+    n_pair,
+    nt_xent,
+    regression_with_negatives,
+    supervised_contrastive,
+)
 from byol_jax.losses.info_nce import info_nce, info_nce_in_batch, symmetric_info_nce
 from byol_jax.losses.predictive import negative_cosine, regression
 from byol_jax.losses.reductions import (
@@ -11,19 +16,28 @@ from byol_jax.losses.reductions import (
     masked_mean,
     normalize,
 )
+from byol_jax.losses.redundancy import barlow_twins, cross_correlation, vicreg
+from byol_jax.losses.triplets import margin_triplet, nt_logistic
 
 __all__ = [
+    "barlow_twins",
+    "cross_correlation",
     "cross_entropy",
     "feature_std_and_rank",
     "info_nce",
     "info_nce_in_batch",
+    "margin_triplet",
     "masked_covariance",
     "masked_logits",
     "masked_mean",
+    "n_pair",
     "negative_cosine",
     "normalize",
+    "nt_logistic",
     "nt_xent",
     "regression",
     "regression_with_negatives",
+    "supervised_contrastive",
     "symmetric_info_nce",
+    "vicreg",
 ]

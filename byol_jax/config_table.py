@@ -150,6 +150,10 @@ KEYS = {
     "optimizer.layer_decay": Key(1.0, low=0, high=1, low_open=True),
     "optimizer.clip_norm": _from_0(0.0),  # of the whole gradient, at most; 0.0: any
     "optimizer.clip_tensor": _from_0(0.0),  # of each parameter's gradient, at most; 0.0: any
+    # Parameters left as they are at first, by name, and for how many epochs or steps.
+    "optimizer.hold": Key(()),
+    "optimizer.hold_epochs": _from_0(0.0),
+    "optimizer.hold_steps": _count(0, low=0),
     "optimizer.accumulate": _count(1),  # micro-batches per step
     "collapse.threshold": _from_0(0.1),  # warn if the features' std is below this x 1/sqrt(d)
     "collapse.stop": Key(False),  # stop instead of warning
@@ -225,6 +229,7 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "eta": _above_0(1e-3),
             "lr_inside": Key(False),  # lr inside the momentum buffer (SimCLR)
             "clip": Key(False),  # limit the adapted rate to lr (solo-learn)
+            "larc": Key(False),  # Apex's LARC without its clip (SwAV)
         },
         "sgd": {"momentum": _below_1(0.9), "nesterov": Key(False)},
         "adamw": {"b1": _below_1(0.9), "b2": _below_1(0.999), "eps": _above_0(1e-8)},

@@ -148,6 +148,7 @@ PARAMS = {
 }
 COSINE = {"optimizer__warmup_epochs": 1.0, "optimizer__weight_decay": 0.1}
 STEPS = {**COSINE, "optimizer__schedule": "multistep", "optimizer__milestones": (2.0,)}
+HELD = {**COSINE, "optimizer__hold": ("predictor",), "optimizer__hold_epochs": 1.0}
 # key -> (another value, what must be set beside it)
 OPTIMIZER_KEYS = {
     "optimizer__lr": (0.3, COSINE),
@@ -164,6 +165,9 @@ OPTIMIZER_KEYS = {
     "optimizer__lr_factors": ((("predictor", 0.5),), COSINE),
     "optimizer__lr_fixed": (("predictor",), COSINE),
     "optimizer__layer_decay": (0.5, COSINE),
+    "optimizer__hold": (("bn1",), HELD),
+    "optimizer__hold_epochs": (2.0, HELD),
+    "optimizer__hold_steps": (5, {**HELD, "optimizer__hold_epochs": 0.0, "optimizer__hold_steps": 3}),
     "optimizer__clip_norm": (1.0, COSINE),
     "optimizer__clip_tensor": (1.0, COSINE),
     "sgd__momentum": (0.5, COSINE),
@@ -173,6 +177,7 @@ OPTIMIZER_KEYS = {
     for name, changes in {
         "lars": {
             "momentum": 0.5, "nesterov": True, "eta": 0.5, "lr_inside": True, "clip": True,
+            "larc": True,
         },
         "adamw": {"b1": 0.5, "b2": 0.5, "eps": 0.5},
     }.items()
@@ -343,6 +348,12 @@ def test_views_that_a_method_takes(method, recipe):
         ({"optimizer__lr_fixed": (1.0,)}, r"lr_fixed is \(1\.0,\); expected names"),
         ({"optimizer__lr_factors": ("bias", 0.5)}, "lr_factors has 'bias'; expected pairs"),
         ({"optimizer__lr_factors": (("bias", -1.0),)}, r"\('bias', -1\.0\); expected pairs"),
+        ({"optimizer__hold": ("a",)}, r"hold is \('a',\), .* expected names and how long to hold"),
+        ({"optimizer__hold_steps": 3}, r"hold is \(\), .*hold_steps 3; expected names and"),
+        (
+            {"optimizer__hold": ("a",), "optimizer__hold_steps": 3, "optimizer__hold_epochs": 1.0},
+            r"hold_epochs is 1\.0 and optimizer\.hold_steps is 3; set one to 0",
+        ),
         ({"init_from": "/nowhere"}, "/nowhere is not a folder"),
     ],
 )

@@ -128,7 +128,7 @@ KEYS = {
     "encoder.drop_path": _below_1(0.0),  # stochastic depth, of the last block
     "encoder.remat": Key(False),  # recompute blocks in the backward pass: less memory, more time
     "encoder.dtype": Key("float32", choices=DTYPES),  # of the computation
-    "method.name": _one_of("byol", "siamese", "simclr", "supervised"),
+    "method.name": _one_of("byol", "siamese", "simclr", "supervised", "swav", "dino"),
     "method.probe": Key(True),  # train an online linear probe if there are labels
     "optimizer.name": _one_of("sgd", "lars", "adamw"),
     "optimizer.lr": _from_0(0.1),  # at batch 256
@@ -221,6 +221,33 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "bn_groups": _count(1),
         },
         "supervised": {"bn_groups": _count(1)},
+        "swav": {
+            "hidden": _count(2048),
+            "out": _count(128),
+            "prototypes": _count(3000),
+            "temperature": _above_0(0.1),
+            "epsilon": _above_0(0.05),  # entropy of the codes
+            "iterations": _count(3),  # of Sinkhorn and Knopp
+            "queue": _count(0, low=0),  # embeddings per large view; 0: none
+            "queue_epoch": _from_0(15.0),  # from which it is filled
+            "bn": _one_of("joint", "per_view"),  # the views of one size, and all in the projector
+            "bn_groups": _count(1),
+        },
+        "dino": {
+            "hidden": _count(2048),
+            "layers": _count(3),  # of the head, up to the bottleneck
+            "out": _count(256),  # width of the bottleneck
+            "prototypes": _count(65536),  # outputs of the last layer
+            "tau": _share(0.996),  # decay of the teacher at step 0
+            "tau_schedule": _one_of("cosine", "constant"),
+            "temperature": _above_0(0.1),  # of the student
+            "teacher_start": _above_0(0.04),  # of the teacher, in its first epoch
+            "teacher_temperature": _above_0(0.04),  # after teacher_epochs
+            "teacher_epochs": _count(0, low=0),
+            "centre_momentum": _share(0.9),
+            "bn": _one_of("joint", "per_view"),  # the views of one size
+            "bn_groups": _count(1),
+        },
     },
     "optimizer.name": {
         "lars": {
@@ -246,6 +273,11 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
         "multi_crop": {
             "small": _count(96),  # px, side of the local views
             "count": _count(6),  # local views
+            # Whose colours: the large views are those of this recipe, the local ones as its first.
+            "colours": _one_of("byol", "simclr"),
+            "large_area": Key((0.25, 1.0), low=0, high=1, low_open=True),  # of the image
+            "small_area": Key((0.05, 0.25), low=0, high=1, low_open=True),
+            "small_blur": _share(1.0),  # probability
         },
     },
 }

@@ -1,9 +1,10 @@
 """Losses as pure functions of embeddings, each with its equation; masked rows never count."""
 
 from byol_jax.losses.classification import cross_entropy
+from byol_jax.losses.clusters import code_prediction, sinkhorn
 from byol_jax.losses.collapse import feature_std_and_rank
 from byol_jax.losses.contrastive import nt_xent, regression_with_negatives
-from byol_jax.losses.predictive import regression
+from byol_jax.losses.predictive import regression, regression_of_all
 from byol_jax.losses.reductions import (
     masked_covariance,
     masked_logits,
@@ -12,6 +13,7 @@ from byol_jax.losses.reductions import (
 )
 
 __all__ = [
+    "code_prediction",
     "cross_entropy",
     "feature_std_and_rank",
     "masked_covariance",
@@ -20,5 +22,7 @@ __all__ = [
     "normalize",
     "nt_xent",
     "regression",
+    "regression_of_all",
     "regression_with_negatives",
+    "sinkhorn",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -37,6 +38,21 @@ def follow(tau: Schedule) -> Callable[[Tree, Tree, Array], tuple[Tree, dict[str,
         return {**extra, "target": {**target, "params": moved}}, {"target/tau": decay}
 
     return after_update
+
+
+def ahead(tau: Schedule) -> Schedule:
+    """A decay one step ahead, for a target that follows before its pass instead of after the step.
+
+    With `follow(ahead(tau))` the target of step k is the one that would be moved by tau(k) at the
+    beginning of step k, if it starts as a copy: then the move before step 0 changes nothing.
+    """
+    return lambda step: tau(step + 1)
+
+
+def copied(params: Tree, stats: Tree) -> tuple[Tree, Tree]:
+    """(params, stats) of a target that starts as a copy of the online network."""
+    # Arrays of their own: the train step is donated each of them.
+    return jax.tree.map(jnp.copy, (params, stats))
 
 
 def through(net: Network, extra: Tree, images_NGHWC: Array, key: Array) -> tuple[Array, Tree]:

@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import recipe_tables_clusters
 
 from byol_jax import config as configuration
 from byol_jax.config import flatten, resolve
@@ -146,6 +147,8 @@ TABLES = {
     },
 }
 
+TABLES |= recipe_tables_clusters.TABLES
+
 # byol/utils/augmentations.py (augment_config) and utils/dataset.py; taps: int(side / 10 / 2) each
 # side of the middle one.
 BYOL_VIEW = {
@@ -169,7 +172,7 @@ def byol_views(size, taps):
     return [{**BYOL_VIEW, "size": size, "kernel": taps, **own} for own in (always, rarely)]
 
 
-VIEWS = {
+VIEWS = recipe_tables_clusters.VIEWS | {
     "byol_imagenet_r50:300": byol_views(224, 23),
     "byol_imagenette_r18": byol_views(128, 13),
     "byol_cifar10_r18": [{**CIFAR_VIEW, "solarize": 0.0}, {**CIFAR_VIEW, "solarize": 0.2}],
@@ -198,13 +201,15 @@ def test_a_recipe_has_its_papers_numbers(recipe):
 def test_a_recipe_has_its_papers_views(recipe):
     """Fails if a number of a view is changed, or the views are in another order."""
     views, spec = build_views(resolve(config_of(recipe)), 3)
-    assert list(views) == ["views"]
-    expected = VIEWS[recipe]
-    found = [dataclasses.asdict(view) for view in views["views"]]
-    assert [{k: v[k] for k in e} for v, e in zip(found, expected, strict=True)] == expected
-    # All fields are in the table, but for those of a blur that is never done.
-    for view, table in zip(found, expected, strict=True):
-        assert view.keys() - table.keys() <= (set() if view["blur"] else {"kernel"})
+    groups = VIEWS[recipe]
+    groups = groups if isinstance(groups, dict) else {"views": groups}
+    assert list(views) == list(groups)
+    for group, expected in groups.items():
+        found = [dataclasses.asdict(view) for view in views[group]]
+        assert [{k: v[k] for k in e} for v, e in zip(found, expected, strict=True)] == expected
+        # All fields are in the table, but for those of a blur that is never done.
+        for view, table in zip(found, expected, strict=True):
+            assert view.keys() - table.keys() <= (set() if view["blur"] else {"kernel"})
     assert (spec.mean, spec.std) == (views["views"][0].mean, views["views"][0].std)
 
 
@@ -263,6 +268,10 @@ def test_every_config_file_is_allowed():
         "simclr_imagenet_r50:0",
         "byol_cifar10_r18:x",
         "byol_imagenette_r18:-1",
+        "swav_imagenet_r50:400",
+        "swav_cifar10_r18:0",
+        "dino_cifar10_r18:x",
+        "dino_imagenet_r50:x",
     ],
 )
 def test_an_argument_without_a_recipe_is_refused(recipe):

@@ -135,6 +135,7 @@ KEYS = {
         *("byol", "siamese", "simclr", "supervised"),
         *("supcon", "barlow", "vicreg"),
         *("moco", "mocov3", "simsiam", "nnclr"),
+        *("swav", "dino"),
     ),
     "method.probe": Key(True),  # train an online linear probe if there are labels
     "optimizer.name": _one_of("sgd", "lars", "adamw"),
@@ -157,6 +158,10 @@ KEYS = {
     "optimizer.layer_decay": Key(1.0, low=0, high=1, low_open=True),
     "optimizer.clip_norm": _from_0(0.0),  # of the whole gradient, at most; 0.0: any
     "optimizer.clip_tensor": _from_0(0.0),  # of each parameter's gradient, at most; 0.0: any
+    # Parameters left as they are at first, by name, and for how many epochs or steps.
+    "optimizer.hold": Key(()),
+    "optimizer.hold_epochs": _from_0(0.0),
+    "optimizer.hold_steps": _count(0, low=0),
     "optimizer.accumulate": _count(1),  # micro-batches per step
     "collapse.threshold": _from_0(0.1),  # warn if the features' std is below this x 1/sqrt(d)
     "collapse.stop": Key(False),  # stop instead of warning
@@ -300,6 +305,33 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "temperature": _above_0(0.1),
             **_STATISTICS,
         },
+        "swav": {
+            "hidden": _count(2048),
+            "out": _count(128),
+            "prototypes": _count(3000),
+            "temperature": _above_0(0.1),
+            "epsilon": _above_0(0.05),  # entropy of the codes
+            "iterations": _count(3),  # of Sinkhorn and Knopp
+            "queue": _count(0, low=0),  # embeddings per large view; 0: none
+            "queue_epoch": _from_0(15.0),  # from which it is filled
+            "bn": _one_of("joint", "per_view"),  # the views of one size, and all in the projector
+            "bn_groups": _count(1),
+        },
+        "dino": {
+            "hidden": _count(2048),
+            "layers": _count(3),  # of the head, up to the bottleneck
+            "out": _count(256),  # width of the bottleneck
+            "prototypes": _count(65536),  # outputs of the last layer
+            "tau": _share(0.996),  # decay of the teacher at step 0
+            "tau_schedule": _one_of("cosine", "constant"),
+            "temperature": _above_0(0.1),  # of the student
+            "teacher_start": _above_0(0.04),  # of the teacher, in its first epoch
+            "teacher_temperature": _above_0(0.04),  # after teacher_epochs
+            "teacher_epochs": _count(0, low=0),
+            "centre_momentum": _share(0.9),
+            "bn": _one_of("joint", "per_view"),  # the views of one size
+            "bn_groups": _count(1),
+        },
     },
     "optimizer.name": {
         "lars": {
@@ -308,6 +340,7 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "eta": _above_0(1e-3),
             "lr_inside": Key(False),  # lr inside the momentum buffer (SimCLR)
             "clip": Key(False),  # limit the adapted rate to lr (solo-learn)
+            "larc": Key(False),  # Apex's LARC without its clip (SwAV)
         },
         "sgd": {"momentum": _below_1(0.9), "nesterov": Key(False)},
         "adamw": {"b1": _below_1(0.9), "b2": _below_1(0.999), "eps": _above_0(1e-8)},
@@ -324,6 +357,11 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
         "multi_crop": {
             "small": _count(96),  # px, side of the local views
             "count": _count(6),  # local views
+            # Whose colours: the large views are those of this recipe, the local ones as its first.
+            "colours": _one_of("byol", "simclr"),
+            "large_area": Key((0.25, 1.0), low=0, high=1, low_open=True),  # of the image
+            "small_area": Key((0.05, 0.25), low=0, high=1, low_open=True),
+            "small_blur": _share(1.0),  # probability
         },
     },
 }

@@ -109,6 +109,10 @@ def _no_update(params: Tree, extra: Tree, step: Array) -> tuple[Tree, dict[str, 
     return extra, {}
 
 
+def _as_they_are(params: Tree) -> Tree:
+    return params
+
+
 class Method(NamedTuple):
     """A self-supervised method as pure functions; see docs/architecture.md.
 
@@ -119,6 +123,7 @@ class Method(NamedTuple):
     takes: {"views": 2}                            number of views of each group `loss` reads
     after_update(params, extra, step) -> (extra, metrics)      step: before the increment
     moving: ("stats", ...)                         entries of `extra` that change in a step
+    prepare(params) -> params                      done to the parameters before each step
     """
 
     init: Callable[[Array, Batch], tuple[Tree, Tree]]
@@ -128,6 +133,7 @@ class Method(NamedTuple):
     takes: Mapping[str, int]
     after_update: Callable[[Tree, Tree, Array], tuple[Tree, dict[str, Array]]] = _no_update
     moving: tuple[str, ...] = ("stats",)
+    prepare: Callable[[Tree], Tree] = _as_they_are
 
 
 @jax.tree_util.register_dataclass

@@ -20,8 +20,42 @@ import optax
 from jax import Array
 
 from byol_jax.core import Tree
+from byol_jax.schedules import (
+    Schedule,
+    constant,
+    cosine,
+    cosine_tau,
+    layer_decay,
+    resnet_layers,
+    scale_learning_rate,
+    warmup_cosine,
+    warmup_multistep,
+)
 
-Schedule = Callable[[Array], Array]
+__all__ = [
+    "EXCLUDED",
+    "Group",
+    "Optimizer",
+    "Rates",
+    "Schedule",
+    "adamw",
+    "clip_gradients",
+    "constant",
+    "cosine",
+    "cosine_tau",
+    "held",
+    "lars",
+    "layer_decay",
+    "learning_rates",
+    "resnet_layers",
+    "scale_learning_rate",
+    "sgd",
+    "warmup_cosine",
+    "warmup_multistep",
+    "weights_mask",
+]
+
+_NOTHING = optax.MaskedNode()
 
 # By default biases and the scales of norms are neither decayed nor adapted.
 EXCLUDED = ("bias", "scale")
@@ -94,9 +128,15 @@ def learning_rates(rates: Rates, params: Tree, step: Array) -> Tree:
     return jax.tree_util.tree_map_with_path(rate, params)
 
 
+def _left_out(leaf: Any) -> bool:
+    """Whether a parameter has been taken out of the tree, for another part of the optimizer."""
+    return isinstance(leaf, optax.MaskedNode)
+
+
 def _check_patterns(params: Tree, groups: Iterable[str], exclude: Sequence[str]) -> None:
     """Refuse patterns without effect, which are most likely misspelt."""
-    paths = [_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    leaves = jax.tree_util.tree_flatten_with_path(params, is_leaf=_left_out)[0]
+    paths = [_name(path) for path, _ in leaves]
     used = {_first_match(groups, path) for path in paths}
     used |= {p for p in exclude for path in paths if _first_match([p], path)}
     used |= set(EXCLUDED) & set(exclude)  # a network without biases or norms is not a mistake
@@ -104,135 +144,10 @@ def _check_patterns(params: Tree, groups: Iterable[str], exclude: Sequence[str])
         if pattern not in used:
             there = sorted({part for path in paths for part in path.split("/")})
             raise ValueError(
-                f"The pattern {pattern!r} of groups or exclude matches no parameter left by the "
-                "patterns before it; expected a component of a path, or several joined by "
+                f"The pattern {pattern!r} of groups, exclude or hold matches no parameter left by "
+                "the patterns before it; expected a component of a path, or several joined by "
                 f"'/'. Correct or remove it; the components are: {', '.join(there)}."
             )
-
-
-def layer_decay(
-    decay: float, layer_of: Callable[[str], int], num_layers: int
-) -> Callable[[str], float]:
-    """Layer-wise learning rates for fine-tuning: path -> decay ** (num_layers - layer).
-
-    Args:
-      decay: factor between neighbouring layers, 0 to 1.
-      layer_of: path -> layer, from 0 (nearest to the image) to num_layers (the head).
-      num_layers: the layer that learns at the full rate.
-
-    Raises:
-      ValueError: when the parameters are known, if a layer is out of range.
-
-    Reference: Bao et al. 2022 (BEiT); facebookresearch/mae:util/lr_decay.py.
-    """
-
-    def factor(path: str) -> float:
-        layer = layer_of(path)
-        if not 0 <= layer <= num_layers:
-            raise ValueError(f"{path} is in layer {layer}; expected 0 to num_layers={num_layers}.")
-        return decay ** (num_layers - layer)
-
-    return factor
-
-
-def resnet_layers(blocks: Sequence[int]) -> tuple[Callable[[str], int], int]:
-    """(layer_of, num_layers) of a ResNet for `layer_decay`: stem 0, then the blocks, then the rest.
-
-    Args:
-      blocks: number per stage, (3, 4, 6, 3) for ResNet-50. The network is under "encoder".
-
-    Raises:
-      ValueError: when the parameters are known, if they are not those of such a network.
-    """
-    names = [f"layer{stage}_{i}" for stage, n in enumerate(blocks, 1) for i in range(n)]
-    layers = {"conv1": 0, "bn1": 0} | {name: i for i, name in enumerate(names, 1)}
-
-    def layer_of(path: str) -> int:
-        top, name = (*path.split("/"), "")[:2]
-        if top == "encoder" and name not in layers:
-            raise ValueError(
-                f"{path} is not in a ResNet of {tuple(blocks)} blocks per stage; expected one of "
-                f"{', '.join(layers)}. Give the encoder's own blocks, or another layer_of."
-            )
-        return layers[name] if top == "encoder" else len(names) + 1
-
-    return layer_of, len(names) + 1
-
-
-def _ramp(start: float, base: float, step: Array, warmup_steps: int) -> Array:
-    """Linear from `start` at step 0 to `base` at warmup_steps."""
-    risen = (base - start) * step / max(warmup_steps, 1)
-    return start + risen if start else risen
-
-
-def warmup_cosine(
-    base: float, warmup_steps: int, total_steps: int, *, final: float = 0, warmup_start: float = 0
-) -> Schedule:
-    """Linear from `warmup_start` to `base` over W = warmup_steps, cosine to `final` at total_steps.
-
-    Reference: google-deepmind/deepmind-research:byol/utils/schedules.py (learning_schedule).
-    """
-
-    def schedule(step: Array) -> Array:
-        step = jnp.asarray(step, jnp.result_type(float))
-        warm = _ramp(warmup_start, base, step, warmup_steps)
-        done = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
-        above = 0.5 * (base - final) * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
-        return jnp.where(step < warmup_steps, warm, final + above if final else above)
-
-    return schedule
-
-
-def cosine(start: float, end: float, total_steps: int) -> Schedule:
-    """Half a cosine from `start` to `end` at total_steps, up or down, as for DINO's weight decay.
-
-    Reference: facebookresearch/dino:utils.py (cosine_scheduler).
-    """
-    return warmup_cosine(start, 0, total_steps, final=end)
-
-
-def warmup_multistep(
-    base: float, warmup_steps: int, milestones: Sequence[int], *, factor: float = 0.1
-) -> Schedule:
-    """Linear from 0 to `base` over warmup_steps, times `factor` from each milestone (a step) on.
-
-    Reference: facebookresearch/moco:main_moco.py (adjust_learning_rate).
-    """
-
-    def schedule(step: Array) -> Array:
-        step = jnp.asarray(step, jnp.result_type(float))
-        value: Any = base
-        for drops, milestone in enumerate(sorted(milestones), 1):
-            value = jnp.where(step >= milestone, base * factor**drops, value)
-        return jnp.where(step < warmup_steps, _ramp(0, base, step, warmup_steps), value)
-
-    return schedule
-
-
-def constant(value: float) -> Schedule:
-    """The same value at every step."""
-    return lambda step: jnp.full((), value, jnp.result_type(float))
-
-
-def cosine_tau(base: float, total_steps: int) -> Schedule:
-    """BYOL's decay of the target: 1 - (1 - base) (cos(pi k / K) + 1) / 2, from `base` to 1.
-
-    Reference: Grill et al. 2020, section 3.3; k is the step before the increment.
-    """
-
-    def schedule(step: Array) -> Array:
-        done = jnp.asarray(step, jnp.result_type(float)) / total_steps
-        return 1 - (1 - base) * (jnp.cos(jnp.pi * done) + 1) / 2
-
-    return schedule
-
-
-def scale_learning_rate(base: float, batch_size: int, rule: str) -> float:
-    """The learning rate at a global batch: "linear" base B / 256, "sqrt" base sqrt(B), "none"."""
-    rules = {"linear": base * batch_size / 256, "sqrt": base * batch_size**0.5, "none": base}
-    if rule not in rules:
-        raise ValueError(f"optimizer.lr_scaling is {rule!r}; expected one of {', '.join(rules)}.")
-    return rules[rule]
 
 
 def _leafwise(rule: Callable[..., Array]) -> optax.GradientTransformationExtraArgs:
@@ -266,12 +181,12 @@ def _adapted(update: Array, param: Array, lr: Array, decay: Any, *, eta: float) 
     return update * ratio
 
 
-def _clipped(update: Array, param: Array, lr: Array, decay: Any, *, eta: float) -> Array:
-    """solo-learn's LARS: decayed, then times min(eta |p| / (|g| + wd |p| + 1e-8) / lr, 1)."""
+def _larc(update: Array, param: Array, lr: Array, decay: Any, *, eta: float, clip: bool) -> Array:
+    """LARC: decayed, then times eta |p| / (|g| + wd |p| + 1e-8); with `clip` over lr, at most 1."""
     norms = jnp.sqrt(jnp.square(param).sum()), jnp.sqrt(jnp.square(update).sum())
     ratio = eta * norms[0] / (norms[1] + decay * norms[0] + 1e-8)
-    # Compared before dividing, since lr is 0 at the start of a warm-up.
-    ratio = jnp.where(ratio < lr, ratio / jnp.where(lr > 0, lr, 1), 1)
+    if clip:  # compared before dividing, since lr is 0 at the start of a warm-up
+        ratio = jnp.where(ratio < lr, ratio / jnp.where(lr > 0, lr, 1), 1)
     # If either norm is 0 the gradient is left unchanged: not even decay is added.
     nonzero = (norms[0] > 0) & (norms[1] > 0)
     update_and_decay = update + jnp.where(nonzero, decay, 0) * param
@@ -331,6 +246,55 @@ def clip_gradients(optimizer: Optimizer, max_norm: float, *, per_tensor: bool = 
     return optimizer._replace(update=update)
 
 
+def held(optimizer: Optimizer, names: Sequence[str], steps: int) -> Optimizer:
+    """An optimizer that leaves some parameters, and its own state for them, as they are at first.
+
+    As in torch when a gradient is None: no decay and no momentum, and Adam's count for these
+    parameters starts when they are released.
+
+    Args:
+      optimizer: any that treats each parameter on its own; clip outside of this.
+      names: patterns of the parameters held.
+      steps: for how many steps, from step 0 on.
+
+    Returns:
+      The optimizer; its init raises ValueError for a pattern that matches no parameter.
+
+    Reference: facebookresearch/dino:utils.py (cancel_gradients_last_layer);
+      facebookresearch/swav:main_swav.py (freeze_prototypes_niters).
+    """
+
+    def apart(tree: Tree) -> tuple[Tree, Tree]:
+        """(the parameters that learn, those that are held), the others left out of either."""
+
+        def part(mine: bool) -> Tree:
+            return jax.tree_util.tree_map_with_path(
+                lambda path, x: (
+                    x if (_first_match(names, _name(path)) is not None) == mine else _NOTHING
+                ),
+                tree,
+            )
+
+        return part(False), part(True)
+
+    def init(params: Tree) -> Tree:
+        _check_patterns(params, (), names)
+        return tuple(map(optimizer.init, apart(params)))
+
+    def update(grads: Tree, opt_state: Tree, params: Tree, step: Array) -> tuple[Tree, Tree]:
+        pairs = zip(apart(grads), opt_state, apart(params), strict=True)
+        (free, free_state), (late, late_state) = (optimizer.update(*p, step) for p in pairs)
+        released = step >= steps
+        late = jax.tree.map(lambda u: jnp.where(released, u, jnp.zeros_like(u)), late)
+        late_state = jax.tree.map(
+            lambda new, old: jnp.where(released, new, old), late_state, opt_state[1]
+        )
+        updates = jax.tree.map(lambda a, b: b if _left_out(a) else a, free, late, is_leaf=_left_out)
+        return updates, (free_state, late_state)
+
+    return optimizer._replace(init=init, update=update)
+
+
 def lars(
     lr: Schedule | Rates,
     *,
@@ -340,6 +304,7 @@ def lars(
     nesterov: bool = False,
     lr_inside: bool = False,
     clip: bool = False,
+    larc: bool = False,
     exclude: Sequence[str] = EXCLUDED,
 ) -> Optimizer:
     """Layer-wise adaptive rate scaling.
@@ -355,18 +320,30 @@ def lars(
         instead of after it (as BYOL does). The two agree only at a constant lr.
       clip: adapt as solo-learn does, which never raises a rate; the first line becomes
         g <- (g + wd p) min(eta |p| / (|g| + wd |p| + 1e-8) / lr, 1), or g if either norm is 0.
+      larc: adapt as Apex's LARC does without its clip (as for SwAV): the same line, but without
+        "/ lr" and the minimum. Not with `clip`, which is LARC with its clip.
       exclude: patterns of parameters that are neither decayed nor adapted; () for none.
 
     Returns:
       The optimizer; its init raises ValueError for a pattern that matches no parameter.
 
+    Raises:
+      ValueError: both `clip` and `larc`.
+
     Reference: You et al. 2017; google-deepmind/deepmind-research:byol/utils/optimizers.py;
-      google-research/simclr:lars_optimizer.py; vturrisi/solo-learn:solo/utils/lars.py for `clip`.
+      google-research/simclr:lars_optimizer.py; vturrisi/solo-learn:solo/utils/lars.py for `clip`;
+      NVIDIA/apex:apex/parallel/LARC.py for `larc`.
     """
-    adapt = _masked(_clipped if clip else _adapted, exclude, eta=eta)
+    if clip and larc:
+        raise ValueError("clip and larc are both true; clip is LARC with its clip: set one only.")
+    together = clip or larc  # decay and adaptation in one
+    if together:
+        adapt = _masked(functools.partial(_larc, clip=clip), exclude, eta=eta)
+    else:
+        adapt = _masked(_adapted, exclude, eta=eta)
     trace = optax.trace(momentum, nesterov)
     tail = [_leafwise(_times_lr), trace] if lr_inside else [trace, _leafwise(_times_lr)]
-    head = [adapt] if clip else [_masked(_decayed, exclude), adapt]
+    head = [adapt] if together else [_masked(_decayed, exclude), adapt]
     return _optimizer(head + tail, lr, weight_decay, exclude)
 
 

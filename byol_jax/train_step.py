@@ -148,9 +148,10 @@ def make_train_step(
         if views is not None:
             batch = views(batch, views_key)
         compute = gradients if accumulate == 1 else accumulated
-        grads, extra, metrics = compute(state.params, state.extra, batch, loss_key, state.step)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, state.step)
-        params = optax.apply_updates(state.params, updates)
+        before = method.prepare(state.params)
+        grads, extra, metrics = compute(before, state.extra, batch, loss_key, state.step)
+        updates, opt_state = optimizer.update(grads, state.opt_state, before, state.step)
+        params = optax.apply_updates(before, updates)
         extra, after = method.after_update(params, extra, state.step)
         metrics |= after
         metrics["train/grad_norm"] = optax.tree.norm(grads)

@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import recipe_tables_clusters
 import recipe_tables_projections
 
 from byol_jax import config as configuration
@@ -363,6 +364,7 @@ TABLES |= {
     )
 }
 TABLES |= recipe_tables_projections.TABLES
+TABLES |= recipe_tables_clusters.TABLES
 
 # byol/utils/augmentations.py (augment_config) and utils/dataset.py; taps: int(side / 10 / 2) each
 # side of the middle one.
@@ -408,7 +410,7 @@ SYMMETRIC_VIEW = {**SIMCLR_VIEW, "size": 32, "kernel": 13, **CIFAR}
 # Transform of barlowtwins' main.py, and vicreg's augmentations.py: BYOL's, torchvision's jitter.
 SCALED_VIEWS = [{**view, "brightness_scales": True} for view in byol_views(224, 23)]
 
-VIEWS = {
+VIEWS = recipe_tables_clusters.VIEWS | {
     "moco_v1_imagenet_r50": [_MOCO_V1_VIEW] * 2,
     "moco_v2_imagenet_r50:200": [_MOCO_VIEW] * 2,
     "moco_cifar10_r18:200": [_MOCO_CIFAR_VIEW] * 2,
@@ -454,13 +456,15 @@ def test_a_recipe_has_its_papers_numbers(recipe):
 def test_a_recipe_has_its_papers_views(recipe):
     """Fails if a number of a view is changed, or the views are in another order."""
     views, spec = build_views(resolve(config_of(recipe)), 3)
-    assert list(views) == ["views"]
-    expected = VIEWS[recipe]
-    found = [dataclasses.asdict(view) for view in views["views"]]
-    assert [{k: v[k] for k in e} for v, e in zip(found, expected, strict=True)] == expected
-    # All fields are in the table, but for those of a blur that is never done.
-    for view, table in zip(found, expected, strict=True):
-        assert view.keys() - table.keys() <= (set() if view["blur"] else {"kernel"})
+    groups = VIEWS[recipe]
+    groups = groups if isinstance(groups, dict) else {"views": groups}
+    assert list(views) == list(groups)
+    for group, expected in groups.items():
+        found = [dataclasses.asdict(view) for view in views[group]]
+        assert [{k: v[k] for k in e} for v, e in zip(found, expected, strict=True)] == expected
+        # All fields are in the table, but for those of a blur that is never done.
+        for view, table in zip(found, expected, strict=True):
+            assert view.keys() - table.keys() <= (set() if view["blur"] else {"kernel"})
     assert (spec.mean, spec.std) == (views["views"][0].mean, views["views"][0].std)
 
 
@@ -530,6 +534,10 @@ def test_every_config_file_is_allowed():
         "vicreg_imagenet_r50:300",
         "simclr2_imagenet_r50:x",
         "supcon_imagenet_r50:x",
+        "swav_imagenet_r50:400",
+        "swav_cifar10_r18:0",
+        "dino_cifar10_r18:x",
+        "dino_imagenet_r50:x",
     ],
 )
 def test_an_argument_without_a_recipe_is_refused(recipe):

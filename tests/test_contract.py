@@ -24,6 +24,7 @@ from byol_jax.core import starting_from
 from byol_jax.mesh import put_batch, replicated
 from byol_jax.methods.barlow import barlow
 from byol_jax.methods.byol import byol
+from byol_jax.methods.dino import dino, warmed_up
 from byol_jax.methods.moco import moco
 from byol_jax.methods.nnclr import nnclr
 from byol_jax.methods.probe import with_probe
@@ -31,8 +32,10 @@ from byol_jax.methods.siamese import siamese
 from byol_jax.methods.simclr import contrastive, simclr
 from byol_jax.methods.supcon import supcon
 from byol_jax.methods.supervised import supervised
+from byol_jax.methods.swav import swav
 from byol_jax.methods.vicreg import vicreg
 from byol_jax.models import heads
+from byol_jax.models.dino_head import dino_head
 from byol_jax.models.network import network
 from byol_jax.train_step import jit_step, make_train_step
 
@@ -110,6 +113,21 @@ def nnclr_of(dtype):
     return nnclr(network(mini_encoder(dtype), head), predictor, temperature=0.5, queue=32)
 
 
+def swav_of(dtype, **options):
+    encoder, head = (
+        models.joint(mini_encoder(dtype)),
+        models.joint(make_head(dtype, last_bias=True)),
+    )
+    return swav(network(encoder, head), 6, temperature=0.5, epsilon=0.25, **options)
+
+
+def dino_of(dtype):
+    head = dino_head((12, 8), dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
+    net = network(models.joint(mini_encoder(dtype)), head)
+    schedules = {"tau": optim.constant(0.9), "teacher_temperature": warmed_up(0.1, 0.2, 3, 5)}
+    return dino(net, net, 6, temperature=0.5, local=3, **schedules)
+
+
 def supervised_of(dtype, **options):
     return supervised(mini_encoder(dtype), CLASSES, **options)
 
@@ -157,6 +175,8 @@ METHODS = {
     "supcon probed": lambda dtype: probed(supcon(joint_network(dtype, 1)), dtype),
     "barlow": barlow_of,
     "vicreg": vicreg_of,
+    "swav": lambda dtype: swav_of(dtype, queue=16, queue_start=0, local=3),
+    "dino probed": lambda dtype: probed(dino_of(dtype), dtype),
     "supervised": supervised_of,
     "supervised, frozen": frozen_of,
 }
@@ -165,6 +185,7 @@ OPTIMIZERS = {name: lambda: optim.sgd(optim.constant(0.1)) for name in METHODS}
 OPTIMIZERS["byol"] = lambda: optim.lars(optim.constant(0.45), eta=1e-3)
 OPTIMIZERS["barlow"] = lambda: optim.lars(optim.constant(0.2))
 OPTIMIZERS["vicreg"] = lambda: optim.lars(optim.constant(0.3))
+OPTIMIZERS["swav"] = lambda: optim.lars(optim.constant(0.5), larc=True, exclude=())
 OPTIMIZERS["simclr v1"] = lambda: optim.lars(optim.constant(0.3), lr_inside=True)
 
 
@@ -178,7 +199,11 @@ class Run(NamedTuple):
 
 
 def batch_for(method, dtype="float64"):
-    return make_batch(8, dtype, views=method.takes["views"])
+    batch = make_batch(8, dtype, views=method.takes["views"])
+    if "local" in method.takes:
+        local = make_batch(8, dtype, seed=1, size=6, views=method.takes["local"])
+        batch["local"] = local["views"]
+    return batch
 
 
 @functools.cache
@@ -302,6 +327,8 @@ IN_FLOAT32 = (
     "supcon probed",
     "barlow",
     "vicreg",
+    "swav",
+    "dino probed",
     "supervised",
     "supervised, frozen",
 )
@@ -357,16 +384,22 @@ def test_the_online_encoder_is_found(x64, name):
 def test_it_says_what_it_takes(x64, name):
     """Fails if a loss reads another number of views than its method says, or none at all."""
     method = METHODS[name]("float64")
-    assert set(method.takes) == {"views"}
-    count = method.takes["views"]
-    params, extra = jax.eval_shape(method.init, jax.random.key(0), make_batch(8, views=count))
+    assert set(method.takes) - {"local"} == {"views"}
+    count, batch = method.takes["views"], batch_for(method)
+    params, extra = jax.eval_shape(method.init, jax.random.key(0), batch)
     args = (jax.random.key(0), jnp.int32(0))
-    jax.eval_shape(method.loss, params, extra, make_batch(8, views=count), *args)
+    jax.eval_shape(method.loss, params, extra, batch, *args)
     if count == 1:
         return
     for other in (1, 3):
         with pytest.raises(ValueError, match=rf"compares 2 views; got .* \(8, {other}, 8"):
             jax.eval_shape(method.loss, params, extra, make_batch(8, views=other), *args)
+        changed = {**batch, "views": make_batch(8, views=other)["views"]}
+        with pytest.raises(ValueError, match=rf"compares 2 views; got .* \(8, {other}, 8\)"):
+            jax.eval_shape(method.loss, params, extra, changed, *args)
+    if "local" in method.takes:
+        with pytest.raises(KeyError, match="local"):
+            jax.eval_shape(method.loss, params, extra, make_batch(8), *args)
 
 
 def test_a_state_is_arrays_only(x64):

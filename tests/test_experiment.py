@@ -112,9 +112,12 @@ METHOD_KEYS = {
     "layers": 4, "queue": 512, "symmetric": True, "shuffle": False, "predictor_hidden": 6,
     "norm": False, "loss": "nt_logistic", "margin": 0.5, "l2": 0.5, "mean": "inside",
     "base_temperature": 0.5, "off_diagonal": 0.5, "scale": 0.5, "invariance": 2.0, "variance": 2.0,
-    "covariance": 2.0,
+    "covariance": 2.0, "prototypes": 7, "epsilon": 0.5, "iterations": 2, "queue_epoch": 2.0, "teacher_start": 0.5, "teacher_temperature": 0.5, "teacher_epochs": 3,
+    "centre_momentum": 0.5,
 }  # fmt: skip
+# What must be set for a key to matter: beside it, and for any.
 BESIDE = {"margin": {"loss": "triplet"}, "l2": {"loss": "n_pair"}}
+BASE = {"hidden": 8, "out": 4, "beta": 0.5, "queue": 256, "prototypes": 6, "teacher_epochs": 2}
 
 
 def program(method):
@@ -129,7 +132,7 @@ def program(method):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_key_of_a_method_changes_its_program(x64, name):
     """Fails if a key is read and then dropped. (Do not give `bn_groups` to `wrap`.)"""
-    base = {**defaults("method.name", name), "hidden": 8, "out": 4, "beta": 0.5}
+    base = {**defaults("method.name", name), **BASE}
     base = {k: v for k, v in base.items() if k in GROUPS["method.name"][name]}
     texts = {"": program(METHODS[name](Recorder(base), parts(), FACTS))}
     for key in base:
@@ -155,6 +158,8 @@ PARAMS = {
 }
 COSINE = {"optimizer__warmup_epochs": 1.0, "optimizer__weight_decay": 0.1}
 STEPS = {**COSINE, "optimizer__schedule": "multistep", "optimizer__milestones": (2.0,)}
+HELD = {**COSINE, "optimizer__hold": ("predictor",), "optimizer__hold_epochs": 1.0}
+HELD_STEPS = {**HELD, "optimizer__hold_epochs": 0.0}
 # key -> (another value, what must be set beside it)
 OPTIMIZER_KEYS = {
     "optimizer__lr": (0.3, COSINE),
@@ -171,6 +176,9 @@ OPTIMIZER_KEYS = {
     "optimizer__lr_factors": ((("predictor", 0.5),), COSINE),
     "optimizer__lr_fixed": (("predictor",), COSINE),
     "optimizer__layer_decay": (0.5, COSINE),
+    "optimizer__hold": (("bn1",), HELD),
+    "optimizer__hold_epochs": (2.0, HELD),
+    "optimizer__hold_steps": (5, {**HELD_STEPS, "optimizer__hold_steps": 3}),
     "optimizer__clip_norm": (1.0, COSINE),
     "optimizer__clip_tensor": (1.0, COSINE),
     "sgd__momentum": (0.5, COSINE),
@@ -180,6 +188,7 @@ OPTIMIZER_KEYS = {
     for name, changes in {
         "lars": {
             "momentum": 0.5, "nesterov": True, "eta": 0.5, "lr_inside": True, "clip": True,
+            "larc": True,
         },
         "adamw": {"b1": 0.5, "b2": 0.5, "eps": 0.5},
     }.items()
@@ -226,9 +235,15 @@ def test_an_encoder_gets_every_key_of_its_group():
 def test_a_recipe_gets_every_key_of_its_group():
     """Fails if `small` or `count` does not reach the recipe, or an override is dropped."""
     config = config_of(views__recipe="multi_crop", multi_crop__small=40, multi_crop__count=3)
+    config.multi_crop.update(
+        colours="simclr", large_area=(0.14, 1.0), small_area=(0.05, 0.14), small_blur=0.5
+    )
+    assert set(config.multi_crop) == set(GROUPS["views.recipe"]["multi_crop"])
     config.views.overrides.aspect = (0.5, 2.0)
     recipe, _ = build_views(resolve(config), 3)
     assert [v.size for v in recipe["local"]] == [40] * 3
+    seen = {(v.area, v.blur, v.saturation) for views in recipe.values() for v in views}
+    assert seen == {((0.14, 1.0), 0.5, 0.8), ((0.05, 0.14), 0.5, 0.8)}
     assert {v.aspect for views in recipe.values() for v in views} == {(0.5, 2.0)}
     config.views.overrides.blurr = 0.5
     with pytest.raises(
@@ -325,7 +340,9 @@ def small(method, recipe, **values):
         ("simclr", "crop_flip", r"simclr takes 2 'views' .*=crop_flip makes 1 'views'; .*make two"),
         ("barlow", "crop_flip", r"barlow takes 2 'views' .*=crop_flip makes 1 'views'"),
         ("siamese", "crop_flip", r"siamese takes 2 'views' .*=crop_flip makes 1 'views'"),
-        ("byol", "multi_crop", r"byol takes 2 'views' .* makes 2 'views' and 6 'local'; "),
+        ("simclr", "multi_crop", r"simclr takes 2 'views' .* makes 2 'views' and 6 'local'; "),
+        ("swav", "crop_flip", r"swav takes 2 'views' .*=crop_flip makes 1 'views'"),
+        ("dino", "crop_flip", r"dino takes 2 'views' .*=crop_flip makes 1 'views'"),
         (
             "supervised",
             "byol",
@@ -354,6 +371,8 @@ def test_views_that_a_method_does_not_take(method, recipe, message):
         *(("byol", "byol"), ("byol", "simclr"), ("simclr", "cifar"), ("supervised", "crop_flip")),
         *(("moco", "moco_v2"), ("moco", "multi_crop"), ("mocov3", "byol"), ("simsiam", "moco_v2")),
         ("nnclr", "cifar"),
+        *(("byol", "multi_crop"), ("swav", "multi_crop"), ("dino", "multi_crop")),
+        *(("swav", "simclr"), ("dino", "cifar")),
     ],
 )
 def test_views_that_a_method_takes(method, recipe):
@@ -383,6 +402,12 @@ def test_views_that_a_method_takes(method, recipe):
         ({"optimizer__lr_fixed": (1.0,)}, r"lr_fixed is \(1\.0,\); expected names"),
         ({"optimizer__lr_factors": ("bias", 0.5)}, "lr_factors has 'bias'; expected pairs"),
         ({"optimizer__lr_factors": (("bias", -1.0),)}, r"\('bias', -1\.0\); expected pairs"),
+        ({"optimizer__hold": ("a",)}, r"hold is \('a',\), .* expected names and how long to hold"),
+        ({"optimizer__hold_steps": 3}, r"hold is \(\), .*hold_steps 3; expected names and"),
+        (
+            {"optimizer__hold": ("a",), "optimizer__hold_steps": 3, "optimizer__hold_epochs": 1.0},
+            r"hold_epochs is 1\.0 and optimizer\.hold_steps is 3; set one to 0",
+        ),
         ({"init_from": "/nowhere"}, "/nowhere is not a folder"),
     ],
 )
@@ -419,6 +444,22 @@ def test_a_queue_that_does_not_hold_whole_batches(method, values, message):
     halves = small(method, "moco_v2", optimizer__accumulate=2)
     halves[method].queue = 8  # of the micro-batch
     build(halves, images(), jax.devices()[:1])
+
+
+def test_what_swav_byol_and_larc_cannot_be_built_with():
+    """Fails if a queue is cut to size in silence, or negatives are left out for local views."""
+    config = small("swav", "simclr", swav__queue=40)
+    message = r"swav\.queue is 40; expected a multiple of the 16 rows .*; set it to 32 or 48"
+    with pytest.raises(ValueError, match=message):
+        build(config, images(), jax.devices()[:1])
+    config.optimizer.accumulate = 2
+    build(config, images(), jax.devices()[:1])
+    config = small("byol", "multi_crop", byol__beta=0.5, multi_crop__small=16)
+    with pytest.raises(ValueError, match=r"byol\.beta is 0\.5, but the recipe makes 6 local"):
+        build(config, images(), jax.devices()[:1])
+    config = small("byol", "byol", optimizer__name="lars", lars__clip=True, lars__larc=True)
+    with pytest.raises(ValueError, match=r"lars\.clip and lars\.larc are both true"):
+        build(config, images(), jax.devices()[:1])
 
 
 # --- starting from an export ---------------------------------------------------------------------

@@ -15,6 +15,7 @@ LAYERS = {
     "core": 0,
     "untrusted": 0,
     "pulse": 0,
+    "schedules": 0,
     "writing": 0,
     "config": 0.5,
     "config_table": 0,

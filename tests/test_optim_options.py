@@ -71,9 +71,11 @@ def numpy_run(
     clip_all=math.inf,
     clip_each=math.inf,
     lr_inside=False,
+    held_until=lambda path: 0,
 ):
-    """{path: parameter} after STEPS steps of lars, solo, sgd or adamw, one leaf at a time.
+    """{path: parameter} after STEPS steps of lars, solo, larc, sgd or adamw, one leaf at a time.
 
+    held_until(path): the step from which on the leaf is updated.
     rate(path, lr, step): the leaf's learning rate. decay(step). spared(path): neither decayed nor
     adapted. eta 0.05, momentum 0.9; b1 0.9, b2 0.95, eps 1e-3.
     """
@@ -88,18 +90,21 @@ def numpy_run(
                 g = g * clip_all / common
             if clip_each / (norm(g) + 1e-6) < 1:
                 g = g * clip_each / (norm(g) + 1e-6)
-            wd = 0.0 if spared(path) else decay(step)
+            wd, count = 0.0 if spared(path) else decay(step), step + 1 - held_until(path)
+            if count < 1:
+                continue
             if kind == "adamw":
                 first[path] = 0.9 * first[path] + 0.1 * g
                 second[path] = 0.95 * second[path] + 0.05 * g**2
-                m = first[path] / (1 - 0.9 ** (step + 1))
-                v = second[path] / (1 - 0.95 ** (step + 1))
+                m = first[path] / (1 - 0.9**count)
+                v = second[path] / (1 - 0.95**count)
                 params[path] = p - own * (m / (np.sqrt(v) + 1e-3) + wd * p)
                 continue
-            if kind == "solo":
+            if kind in ("solo", "larc"):
                 if not spared(path) and norm(p) != 0 and norm(g) != 0:
                     ratio = 0.05 * norm(p) / (norm(g) + norm(p) * wd + 1e-8)
-                    g = (g + wd * p) * (min(ratio / own, 1) if own else 1)
+                    ratio = min(ratio / own, 1) if kind == "solo" and own else ratio
+                    g = (g + wd * p) * (ratio if own or kind == "larc" else 1)
             else:
                 g = g + wd * p
                 if kind == "lars" and not spared(path) and norm(p) > 0 and norm(g) > 0:
@@ -122,7 +127,7 @@ def make(kind, lr=SCHEDULE, **options):
         return optim.adamw(lr, b2=0.95, eps=1e-3, **options)
     if kind == "sgd":
         return optim.sgd(lr, **options)
-    return optim.lars(lr, eta=0.05, clip=kind == "solo", **options)
+    return optim.lars(lr, eta=0.05, clip=kind == "solo", larc=kind == "larc", **options)
 
 
 def small(step):
@@ -163,6 +168,57 @@ def test_solo_learns_clip_equals_numpy(x64):
     assert_close(found, numpy_run("solo"))
     # Both branches were taken: at a small rate nothing is clipped, at a large one everything.
     assert_close(run(make("solo", SMALL)), numpy_run("solo", lr=small))
+
+
+def test_larc_of_everything_equals_numpy(x64):
+    """Fails if the ratio is clipped, the decay is in |g|, a bias is spared, or a bias of 0 decays.
+
+    With SwAV's options: nothing is excluded, the rate is multiplied after the momentum.
+    """
+    found = run(make("larc", SMALL, exclude=()))
+    assert_close(found, numpy_run("larc", lr=small, spared=lambda path: False))
+    assert_close(run(make("larc")), numpy_run("larc"))
+    with pytest.raises(ValueError, match="clip and larc are both true; clip is LARC"):
+        optim.lars(SMALL, clip=True, larc=True)
+
+
+@pytest.mark.parametrize("kind", ["larc", "sgd", "adamw"])
+def test_held_parameters_equal_numpy(x64, kind):
+    """Fails if a held parameter decays, fills its momentum, or starts with Adam's count of others.
+
+    With DINO's clip of each tensor outside, and a decay that moves.
+    """
+    schedule = optim.cosine(0.04, 0.4, STEPS)
+    rates = Rates(SMALL, {"bn1": Group(factor=0.5)})  # of which some are held, some are not
+    inner = optim.held(make(kind, rates, weight_decay=schedule), ("fc1", "layer1_0"), 7)
+    found = run(optim.clip_gradients(inner, 3.0, per_tensor=True))
+    expected = numpy_run(
+        kind,
+        lr=small,
+        rate=lambda path, lr, step: lr / 2 if "/bn1/" in path else lr,
+        decay=lambda step: 0.4 - 0.18 * (1 + math.cos(math.pi * step / STEPS)),
+        clip_each=3.0,
+        held_until=lambda path: 7 if "fc1" in path or "layer1_0" in path else 0,
+    )
+    assert_close(found, expected)
+
+
+def test_held_parameters_and_their_state_stay_bitwise():
+    """Fails if zeros are added where nothing should be, or another step is the last one held."""
+    optimizer = optim.held(make("adamw", optim.constant(0.1)), ("predictor",), 3)
+    params = jax.tree.map(np.float32, start())
+    state = begun = optimizer.init(params)
+    update = compiled(jax.jit(optimizer.update), params, state, params, jnp.int32(0))
+    for step in range(4):
+        updates, state = update(params, state, params, jnp.int32(step))
+        assert all((u == 0).all() for u in named(updates["predictor"]).values()) == (step < 3)
+        same = jax.tree.map(np.array_equal, state[1], begun[1])
+        assert all(jax.tree.leaves(same)) == (step < 3)
+        assert (updates["encoder"]["conv1"]["kernel"] != 0).all()
+    with pytest.raises(ValueError, match="'predictr' of groups, exclude or hold matches no"):
+        optim.held(make("sgd"), ("predictr",), 3).init(params)
+    with pytest.raises(ValueError, match="'lost' of groups"):  # the inner one checks all of them
+        optim.held(make("sgd", exclude=("lost", "fc1")), ("predictor",), 3).init(params)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,9 +1,13 @@
 """The recipes against the papers' numbers."""
 
+import dataclasses
+
 import pytest
 
 from byol_jax.views import recipes
-from byol_jax.views.spec import ViewSpec, check_recipe
+from byol_jax.views.spec import IMAGENET_MEAN, IMAGENET_STD, ViewSpec, check_recipe
+
+MEAN_STD = (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def test_byol_is_the_papers():
@@ -68,9 +72,27 @@ def test_multi_crop_is_byol_and_small_views():
     assert (local.kernel, recipe["views"][0].kernel) == (9, 23)
 
 
+def test_multi_crop_as_swav_and_dino_have_it():
+    """Fails if the small views have other colours than the large ones, or the second one's."""
+    swav = {"colours": "simclr", "large_area": (0.14, 1.0), "small_area": (0.05, 0.14)}
+    swav = recipes.multi_crop(224, count=6, small_blur=0.5, **swav)
+    large, small = (recipes.simclr(s, *MEAN_STD)["views"][0] for s in (224, 96))
+    assert swav == {
+        "views": (dataclasses.replace(large, area=(0.14, 1.0)),) * 2,
+        "local": (dataclasses.replace(small, area=(0.05, 0.14)),) * 6,
+    }
+    dino = recipes.multi_crop(224, count=8, large_area=(0.4, 1), small_area=(0.05, 0.4))
+    assert [(v.area, v.blur, v.solarize) for v in dino["views"]] == [
+        ((0.4, 1), 1.0, 0.0),
+        ((0.4, 1), 0.1, 0.2),
+    ]
+    assert {(v.area, v.blur, v.solarize) for v in dino["local"]} == {((0.05, 0.4), 1.0, 0.0)}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"colours": "cifar"}, "colours is 'cifar'; expected 'byol' or 'simclr'"),
         ({"small": 32}, r"small is 32 px; expected 1 to 31, below the size 32"),
         ({"small": 0}, r"small is 0 px; expected 1 to 31"),
         ({"count": 0}, r"count is 0; expected at least one small view"),

@@ -17,6 +17,10 @@ Common = dict[str, Any]  # arguments of all optimizers: weight_decay, exclude
 
 
 def _lars(o: ConfigDict, rates: Rates, common: Common) -> Optimizer:
+    if o.clip and o.larc:
+        raise ValueError(
+            "lars.clip and lars.larc are both true; lars.clip is LARC with its clip: set one only."
+        )
     return optim.lars(
         rates,
         momentum=o.momentum,
@@ -24,6 +28,7 @@ def _lars(o: ConfigDict, rates: Rates, common: Common) -> Optimizer:
         eta=o.eta,
         lr_inside=o.lr_inside,
         clip=o.clip,
+        larc=o.larc,
         **common,
     )
 
@@ -58,6 +63,9 @@ def build_optimizer(config: ConfigDict, facts: Facts) -> Optimizer:
     common = {"weight_decay": _decay(o, facts), "exclude": _names("exclude", o.exclude)}
     rates = Rates(_schedule(o, base, facts), _groups(o, base), _layer_factor(config))
     optimizer = OPTIMIZERS[o.name](config[o.name], rates, common)
+    names, steps = _held(o, facts)
+    if names:  # inside the clips: a gradient counts, and is then dropped
+        optimizer = optim.held(optimizer, names, steps)
     norm, tensor = o.clip_norm, o.clip_tensor
     if tensor:
         optimizer = optim.clip_gradients(optimizer, tensor, per_tensor=True)
@@ -104,6 +112,25 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
         raise ValueError(f"optimizer.{key} is {names!r}; expected names, e.g. ('bias', 'scale').")
     return names
+
+
+def _held(o: ConfigDict, facts: Facts) -> tuple[tuple[str, ...], int]:
+    """The parameters left as they are at first, and for how many steps.
+
+    Raises:
+      ValueError: there are names without a time, a time without names, or two times.
+    """
+    names, epochs, steps = _names("hold", o.hold), o.hold_epochs, o.hold_steps
+    if epochs and steps:
+        raise ValueError(
+            f"optimizer.hold_epochs is {epochs} and optimizer.hold_steps is {steps}; set one to 0."
+        )
+    if bool(names) != bool(epochs or steps):
+        raise ValueError(
+            f"optimizer.hold is {names!r}, optimizer.hold_epochs {epochs} and optimizer.hold_steps "
+            f"{steps}; expected names and how long to hold them, or neither."
+        )
+    return names, steps or round(epochs * facts.steps_per_epoch)
 
 
 def _groups(o: ConfigDict, base: float) -> dict[str, Group]:

@@ -1,6 +1,7 @@
 """Losses as pure functions of embeddings, each with its equation; masked rows never count."""
 
 from byol_jax.losses.classification import cross_entropy
+from byol_jax.losses.clusters import code_prediction, sinkhorn
 from byol_jax.losses.collapse import feature_std_and_rank
 from byol_jax.losses.contrastive import (
     n_pair,
@@ -9,7 +10,7 @@ from byol_jax.losses.contrastive import (
     supervised_contrastive,
 )
 from byol_jax.losses.info_nce import info_nce, info_nce_in_batch, symmetric_info_nce
-from byol_jax.losses.predictive import negative_cosine, regression
+from byol_jax.losses.predictive import negative_cosine, regression, regression_of_all
 from byol_jax.losses.reductions import (
     masked_covariance,
     masked_logits,
@@ -21,6 +22,7 @@ from byol_jax.losses.triplets import margin_triplet, nt_logistic
 
 __all__ = [
     "barlow_twins",
+    "code_prediction",
     "cross_correlation",
     "cross_entropy",
     "feature_std_and_rank",
@@ -36,7 +38,9 @@ __all__ = [
     "nt_logistic",
     "nt_xent",
     "regression",
+    "regression_of_all",
     "regression_with_negatives",
+    "sinkhorn",
     "supervised_contrastive",
     "symmetric_info_nce",
     "vicreg",

@@ -1,6 +1,6 @@
 """Losses in which one embedding predicts another.
 
-Shape key: B examples, V views, D embedding.
+Shape key: B examples, V views, T views with targets, D embedding.
 """
 
 from __future__ import annotations
@@ -54,3 +54,17 @@ def negative_cosine(online_BVD: Array, target_BVD: Array, mask_B: Array) -> Arra
     check_views("negative_cosine", online_BVD)
     check_views("negative_cosine", target_BVD)
     return -(normalize(online_BVD) * normalize(target_BVD[:, ::-1])).sum(-1).mean(1)
+
+
+def regression_of_all(online_BVD: Array, target_BTD: Array) -> Array:
+    """BYOL's loss for local views: each predicts the target of every global view.
+
+    Args:
+      online_BVD: predictions of the local views, of any norm.
+      target_BTD: target projections of the global views, of any norm.
+
+    Returns:
+      [B], the sum over all pairs of 2 - 2 cos.
+    """
+    q, z = normalize(online_BVD), normalize(target_BTD)
+    return (2 - 2 * jnp.einsum("bvd,btd->bvt", q, z)).sum((1, 2))

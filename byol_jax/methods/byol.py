@@ -6,6 +6,9 @@ Shape key: B examples, V views, H W C image, D features or embedding.
     z' = g'(f'(views))                                     target, a moving average of f and g
     loss = sum over both directions of |q/|q| - z'/|z'||^2, then the mean over the batch
 
+With local views (multi-crop), each of them predicts the targets of both global views; the loss is
+twice the mean over all 2 + 2 V' predictions, so that it is the sum above without local views.
+
 Reference: Grill et al. 2020; google-deepmind/deepmind-research:byol/byol_experiment.py.
 """
 
@@ -18,10 +21,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from byol_jax.core import Aux, Batch, Method, Tree
-from byol_jax.losses import masked_mean, regression
+from byol_jax.losses import masked_mean, regression, regression_of_all
 from byol_jax.methods.target import copied, follow, through
 from byol_jax.models.heads import Head
-from byol_jax.models.network import Network, inference
+from byol_jax.models.network import Network, crops, inference
 from byol_jax.optim import Schedule
 
 Objective = Callable[[Array, Array, Array], Array]
@@ -35,6 +38,7 @@ def byol(
     tau: Schedule,
     objective: Objective = regression,
     copy: bool = False,
+    local: int = 0,
 ) -> Method:
     """BYOL.
 
@@ -44,6 +48,7 @@ def byol(
       tau: the target's decay at each step; a constant 1 gives a fixed random target.
       objective: compares the predictions with the target's projections.
       copy: start the target as a copy of the online network (MoCo v3), not from its own draws.
+      local: V', local views of each image; they are compared by regression.
 
     Returns:
       The method. Batch-norm statistics are per view, as in separate passes; wrap encoder and heads
@@ -64,13 +69,20 @@ def byol(
     def loss(params: Tree, extra: Tree, batch: Batch, key: Array, step: Array) -> tuple[Array, Aux]:
         del step
         online_key, target_key = jax.random.split(key)
-        h, z, stats = net.apply(params, extra["stats"], batch["views"], True, online_key)
+        views = batch["views"]
+        h, z, stats = net.apply(params, extra["stats"], crops(batch, local), True, online_key)
         q, stats = predict(predictor, params, extra["stats"], stats, z)
-        z_target, extra = through(net, {**extra, "stats": stats}, batch["views"], target_key)
-        value = masked_mean(objective(q, z_target, batch["mask"]), batch["mask"])
+        z_target, extra = through(net, {**extra, "stats": stats}, views, target_key)
+        if local:
+            pairs = objective(q[:, : views.shape[1]], z_target, batch["mask"])
+            pairs = pairs + regression_of_all(q[:, views.shape[1] :], z_target)
+            value = masked_mean(pairs, batch["mask"]) / (1 + local)
+        else:
+            value = masked_mean(objective(q, z_target, batch["mask"]), batch["mask"])
         return value, Aux(extra, {"h": h, "z": z}, {"train/loss": value})
 
-    return Method(init, loss, *inference(net), {"views": 2}, follow(tau), ("stats", "target"))
+    takes = {"views": 2} | ({"local": local} if local else {})
+    return Method(init, loss, *inference(net), takes, follow(tau), ("stats", "target"))
 
 
 def predict(

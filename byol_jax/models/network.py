@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from byol_jax.core import Encoder, Features, Tree
+from byol_jax.core import Batch, Encoder, Features, Tree
 from byol_jax.models.heads import Head
 
 
@@ -21,6 +21,8 @@ class Network(NamedTuple):
 
     init(key, images_NGHWC) -> (params, stats)     {"encoder": ..., "projector": ...} both
     apply(params, stats, images_NGHWC, train, key=None) -> (h_NGD, z_NGE, stats)
+
+    images_NGHWC may be a tuple of such arrays, one per size of image: see `network`.
 
     h and z are at least float32. encoder: f. dim: of the embedding, E.
     """
@@ -37,6 +39,11 @@ def network(encoder: Encoder, projector: Head) -> Network:
     Args:
       encoder: f.
       projector: g; a head without layers is the identity.
+
+    Returns:
+      The network. Of several arrays of images, of different sizes, the encoder sees one after the
+      other (so that no batch norm is over two sizes, and the running statistics are updated in
+      this order), the projector the features of all of them together, along axis 1.
     """
 
     def init(key: Array, images_NGHWC: Array) -> tuple[Tree, Tree]:
@@ -46,15 +53,34 @@ def network(encoder: Encoder, projector: Head) -> Network:
         head, head_stats = projector.init(projector_key, h)
         return {"encoder": params, "projector": head}, {"encoder": stats, "projector": head_stats}
 
+    def encode(
+        params: Tree,
+        stats: Tree,
+        images: Array | tuple[Array, ...],
+        train: bool,
+        key: Array | None,
+    ) -> tuple[Array, Tree]:
+        if not isinstance(images, tuple):
+            out, stats = encoder.apply(params, stats, images, train, key)
+            return out.pooled, stats
+        found = []
+        for i, images_NGHWC in enumerate(images):
+            own_key = None if key is None else jax.random.fold_in(key, i)
+            out, stats = encoder.apply(params, stats, images_NGHWC, train, own_key)
+            found.append(out.pooled)
+        return jnp.concatenate(found, 1), stats
+
     def apply(
-        params: Tree, stats: Tree, images_NGHWC: Array, train: bool, key: Array | None = None
+        params: Tree,
+        stats: Tree,
+        images: Array | tuple[Array, ...],
+        train: bool,
+        key: Array | None = None,
     ) -> tuple[Array, Array, Tree]:
-        out, encoder_stats = encoder.apply(
-            params["encoder"], stats["encoder"], images_NGHWC, train, key
-        )
-        z, head_stats = projector.apply(params["projector"], stats["projector"], out.pooled, train)
+        h, encoder_stats = encode(params["encoder"], stats["encoder"], images, train, key)
+        z, head_stats = projector.apply(params["projector"], stats["projector"], h, train)
         z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
-        return out.pooled, z, {"encoder": encoder_stats, "projector": head_stats}
+        return h, z, {"encoder": encoder_stats, "projector": head_stats}
 
     return Network(init, apply, encoder, projector.dim or encoder.dim)
 
@@ -89,6 +115,16 @@ def extended(encoder: Encoder, head: Head) -> Encoder:
         return Features(z, out.maps), {"encoder": moved, "head": head_moved}
 
     return encoder._replace(init=init, apply=apply, dim=head.dim or encoder.dim)
+
+
+def crops(batch: Batch, local: int) -> Array | tuple[Array, ...]:
+    """The images of a batch as `Network.apply` takes them.
+
+    Args:
+      batch: with "views" and, unless `local` is 0, "local".
+      local: local views of each image.
+    """
+    return (batch["views"], batch["local"]) if local else batch["views"]
 
 
 def inference(

@@ -214,9 +214,15 @@ def multi_crop(
     std: Statistics = IMAGENET_STD,
     small: int = 96,
     count: int = 6,
+    colours: str = "byol",
+    large_area: tuple[float, float] = (0.25, 1.0),
+    small_area: tuple[float, float] = (0.05, 0.25),
+    small_blur: float = 1.0,
     **overrides: Any,
 ) -> Recipe:
-    """BYOL's two views of large parts of the image, plus small views of small parts.
+    """Two views of large parts of the image, plus small views of small parts.
+
+    DINO's are BYOL's with other areas and a local blur of 0.5; SwAV's are SimCLR's, all alike.
 
     Args:
       size: side of the two large views, px.
@@ -224,27 +230,32 @@ def multi_crop(
       std: of each channel.
       small: side of the small views, px, below `size`.
       count: how many small views.
+      colours: "byol" or "simclr": the recipe of the large views. The small ones have the colours of
+        its first.
+      large_area, small_area: (low, high), fractions of the image.
+      small_blur: probability of a blur of the small views.
       **overrides: fields of `ViewSpec`, for every view of both groups.
 
     Returns:
       {"views": (first, second), "local": `count` equal views}.
 
     Raises:
-      ValueError: the small views are not smaller, or there are none.
+      ValueError: the small views are not smaller, or there are none; or the colours are unknown.
 
     Reference:
-      Caron et al. 2020 (SwAV), section 3.2; the areas are those of Caron et al. 2021 (DINO).
+      Caron et al. 2020 (SwAV), section 3.2; the default areas are those of Caron et al. 2021
+      (DINO). facebookresearch/swav:src/multicropdataset.py; facebookresearch/dino:main_dino.py.
     """
     if not 0 < small < size:
         raise ValueError(f"small is {small} px; expected 1 to {size - 1}, below the size {size}.")
     if count < 1:
         raise ValueError(f"count is {count}; expected at least one small view.")
-    large = {"area": (0.25, 1.0), **overrides}
-    local = {"blur": 1.0, "area": (0.05, 0.25)}
-    return {
-        **byol(size, mean, std, **large),
-        "local": _group((local,) * count, overrides, small, mean, std),
-    }
+    if colours not in ("byol", "simclr"):
+        raise ValueError(f"colours is {colours!r}; expected 'byol' or 'simclr'.")
+    like = {"byol": byol, "simclr": simclr}[colours]
+    near = {"area": small_area, "blur": small_blur, **overrides}
+    local = like(small, mean, std, **near)["views"][:1]
+    return {**like(size, mean, std, **{"area": large_area, **overrides}), "local": local * count}
 
 
 RECIPES: dict[str, Callable[..., Recipe]] = {

@@ -34,6 +34,11 @@ def _objective(m: ConfigDict) -> Objective:
 
 
 def _byol(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
+    if facts.local and m.beta:
+        raise ValueError(
+            f"byol.beta is {m.beta}, but the recipe makes {facts.local} local views, for which "
+            "there are no negatives; set it to 0.0, or views.recipe to one without local views."
+        )
     schedules = {"cosine": optim.cosine_tau(m.tau, facts.steps), "constant": optim.constant(m.tau)}
     wrap, projector, predictor = _heads(m, parts)
     return byol(
@@ -41,6 +46,7 @@ def _byol(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
         predictor,
         tau=schedules[m.tau_schedule],
         objective=_objective(m),
+        local=facts.local,
     )
 
 

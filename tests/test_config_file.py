@@ -181,9 +181,10 @@ SINCE = {
     "optimizer.exclude": ["bias", "scale"], "optimizer.lr_factors": [], "optimizer.lr_fixed": [],
     "optimizer.layer_decay": 1.0, "optimizer.clip_norm": 0.0, "optimizer.clip_tensor": 0.0,
     "byol.bn_groups": 1, "simclr.bn_groups": 1, "supervised.bn_groups": 1, "lars.clip": False,
-    "adamw.b2": 0.999, "adamw.eps": 1e-8, "data.bits": 0, "data.orient": False,
     "simclr.loss": "nt_xent", "simclr.norm": True, "simclr.margin": 0.8, "simclr.l2": 0.002,
     "eval.finetune_from": "encoder",
+    "optimizer.hold": [], "optimizer.hold_epochs": 0.0, "optimizer.hold_steps": 0,
+    "lars.larc": False, "adamw.b2": 0.999, "adamw.eps": 1e-8, "data.bits": 0, "data.orient": False,
 }  # fmt: skip
 GONE = {
     "encoder.": ("stem", "zero_init_last", "project_first", "space_to_depth"),

@@ -112,7 +112,8 @@ METHOD_KEYS = {
     "layers": 4, "queue": 512, "symmetric": True, "shuffle": False, "predictor_hidden": 6,
     "norm": False, "loss": "nt_logistic", "margin": 0.5, "l2": 0.5, "mean": "inside",
     "base_temperature": 0.5, "off_diagonal": 0.5, "scale": 0.5, "invariance": 2.0, "variance": 2.0,
-    "covariance": 2.0, "prototypes": 7, "epsilon": 0.5, "iterations": 2, "queue_epoch": 2.0, "teacher_start": 0.5, "teacher_temperature": 0.5, "teacher_epochs": 3,
+    "covariance": 2.0, "prototypes": 7, "epsilon": 0.5, "iterations": 2,
+    "queue_epoch": 2.0, "teacher_start": 0.5, "teacher_temperature": 0.5, "teacher_epochs": 3,
     "centre_momentum": 0.5,
 }  # fmt: skip
 # What must be set for a key to matter: beside it, and for any.

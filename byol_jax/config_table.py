@@ -116,7 +116,7 @@ KEYS = {
     "data.train_examples": _count(0, low=0),  # 0: count them; any other number must match
     "data.threads": _count(0, low=0),  # of the input pipeline; 0: automatic
     "mesh.fsdp": _count(1),  # devices that share one copy of the state
-    "views.recipe": _one_of("byol", "simclr", "cifar", "digits", "crop_flip", "multi_crop"),
+    "views.recipe": _one_of("byol", "simclr", "cifar", "digits", "crop_flip", "multi_crop", "npid"),
     "views.placement": _one_of("host", "device"),  # by tf.data, or in the train step
     "views.mean": Key((), low=0, high=1),  # per channel, of images in 0..1; (): the data set's
     "views.std": _above_0(()),
@@ -128,7 +128,7 @@ KEYS = {
     "encoder.drop_path": _below_1(0.0),  # stochastic depth, of the last block
     "encoder.remat": Key(False),  # recompute blocks in the backward pass: less memory, more time
     "encoder.dtype": Key("float32", choices=DTYPES),  # of the computation
-    "method.name": _one_of("byol", "siamese", "simclr", "supervised"),
+    "method.name": _one_of("byol", "siamese", "simclr", "supervised", "npid"),
     "method.probe": Key(True),  # train an online linear probe if there are labels
     "optimizer.name": _one_of("sgd", "lars", "adamw"),
     "optimizer.lr": _from_0(0.1),  # at batch 256
@@ -217,6 +217,13 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "bn_groups": _count(1),
         },
         "supervised": {"bn_groups": _count(1)},
+        "npid": {
+            "out": _count(128),
+            "negatives": _count(4096, low=0),  # K, drawn for each example; 0: the full softmax
+            "temperature": _above_0(0.07),
+            "momentum": _share(0.5),  # of the rows of the memory bank
+            "bn_groups": _count(1),
+        },
     },
     "optimizer.name": {
         "lars": {

@@ -119,6 +119,8 @@ class Method(NamedTuple):
     takes: {"views": 2}                            number of views of each group `loss` reads
     after_update(params, extra, step) -> (extra, metrics)      step: before the increment
     moving: ("stats", ...)                         entries of `extra` that change in a step
+    sharded: ("bank", ...)                         arrays of `extra` with one row for each example,
+                                                   whose axis 0 is sharded over all devices
     """
 
     init: Callable[[Array, Batch], tuple[Tree, Tree]]
@@ -128,6 +130,7 @@ class Method(NamedTuple):
     takes: Mapping[str, int]
     after_update: Callable[[Tree, Tree, Array], tuple[Tree, dict[str, Array]]] = _no_update
     moving: tuple[str, ...] = ("stats",)
+    sharded: tuple[str, ...] = ()
 
 
 @jax.tree_util.register_dataclass

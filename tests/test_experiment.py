@@ -109,7 +109,7 @@ class Whole:
 METHOD_KEYS = {
     "hidden": 9, "out": 5, "predictor": False, "tau": 0.5, "tau_schedule": "constant",
     "beta": 0.25, "temperature": 0.7, "bn": None, "bn_groups": 2, "stop_gradient": False,
-    "layers": 3,
+    "layers": 3, "negatives": 7, "momentum": 0.25,
 }  # fmt: skip
 
 
@@ -296,8 +296,9 @@ def small(method, recipe, **values):
         (
             "supervised",
             "byol",
-            r"supervised takes 1 'views' .*byol makes 2 'views'; views\.recipe=crop_flip makes one",
+            r"supervised takes 1 'views' .*byol makes 2 'views'; .*=crop_flip make one view",
         ),
+        ("npid", "byol", r"npid takes 1 'views' .*byol makes 2 'views'; views\.recipe=npid and"),
         ("supervised", "multi_crop", r"supervised takes 1 'views' .* and 6 'local'"),
     ],
 )
@@ -317,7 +318,10 @@ def test_views_that_a_method_does_not_take(method, recipe, message):
 
 @pytest.mark.parametrize(
     ("method", "recipe"),
-    [("byol", "byol"), ("byol", "simclr"), ("simclr", "cifar"), ("supervised", "crop_flip")],
+    [
+        *(("byol", "byol"), ("byol", "simclr"), ("simclr", "cifar"), ("supervised", "crop_flip")),
+        ("npid", "npid"),
+    ],
 )
 def test_views_that_a_method_takes(method, recipe):
     """Fails if a recipe that fits is refused."""

@@ -115,7 +115,7 @@ def build(
     start = encoder
     if config.init_from and not resumed:
         start = _pretrained(encoder, config.init_from)
-    parts = Parts(start, _gather(where))
+    parts = Parts(start, _gather(where), mesh.placement(where))
     method = build_method(config, parts, facts)
     check_takes(config.method.name, method.takes, config.views.recipe, recipe)
     info = EncoderInfo(

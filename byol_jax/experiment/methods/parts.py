@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from byol_jax import models
 from byol_jax.config import group_of
 from byol_jax.core import Encoder
+from byol_jax.mesh import ANYWHERE, Placement
 
 
 class Facts(NamedTuple):
@@ -33,11 +34,13 @@ class Facts(NamedTuple):
 class Parts(NamedTuple):
     """What methods are made of.
 
-    encoder: as configured. gather: wraps encoders and heads if the state is sharded.
+    encoder: as configured. gather: wraps encoders and heads if the state is sharded. place: puts
+    arrays of a step on the run's devices.
     """
 
     encoder: Encoder
     gather: Callable[[Any], Any]
+    place: Placement = ANYWHERE
 
     @property
     def dtypes(self) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def npid(
 
     Returns:
       The method, of one view. extra["bank"] [M, D] is sharded over all devices. With K > 0,
-      extra["normalizer"] is Z, set by the first batch and constant from then on. A masked row changes
-      neither; of several rows with one index the last one in the global batch changes the bank.
+      extra["normalizer"] is Z, set by the first batch and constant from then on. A masked row
+      changes neither; of several rows with one index, the last of the batch changes the bank.
     """
     rows = -(-examples // MULTIPLE) * MULTIPLE
 

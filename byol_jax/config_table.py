@@ -242,6 +242,8 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "zero_init_last": Key(False),  # the last norm of each block starts with scale 0
             "project_first": Key(False),  # R18, R34: a projection shortcut in the first stage
             "space_to_depth": Key(False),  # imagenet stem on 2x2 px blocks: same results
+            # SimCLR v2's network: inner width of selective kernels, a share; 0.0: a plain ResNet
+            "sk_ratio": _share(0.0),
         },
     },
     "views.recipe": {

@@ -6,8 +6,8 @@
 The argument is the number K of negatives: 0, the default, is the full softmax; :4096, :512, :10 and
 :1 are the paper's noise-contrastive estimation. Published kNN top-1 (on the 128 dimensions of the
 embedding, k 200): 80.8 for the full softmax; 80.4, 78.4, 63.4, 42.5 for these K.
-Paper: Wu et al. 2018, table 2; zhirongw/lemniscate.pytorch:cifar.py at f7cfe29.
-What differs: saturation in HSV and contrast about the mean of each channel (torchvision: about grey),
+Paper: Wu et al. 2018, section 4.1; zhirongw/lemniscate.pytorch:cifar.py at f7cfe29.
+What differs: saturation in HSV and contrast about the mean of each channel (torchvision: grey),
 crops resized bicubically (torchvision: bilinearly), kNN of this code on the 512 pooled features.
 Hardware, hours and accuracy of this code: not yet run here.
 """

@@ -2,9 +2,10 @@
 
     python -m byol_jax.train --config configs/npid_imagenet_r50.py --workdir runs/npid
 
-Paper: Wu et al. 2018, section 4.2: 4096 negatives, 200 epochs, batch 256, learning rate 0.03, divided
-by 10 at epochs 120 and 160; published linear top-1: 54.0 (on the features of conv5). The authors' code:
-zhirongw/lemniscate.pytorch:main.py at f7cfe29. The memory bank is 656 MB, shared by all devices.
+Paper: Wu et al. 2018, section 4.2: 4096 negatives, 200 epochs, batch 256, learning rate 0.03,
+divided by 10 at epochs 120 and 160; published linear top-1: 54.0 (on the features of conv5). The
+authors' code: zhirongw/lemniscate.pytorch:main.py at f7cfe29. The memory bank is 656 MB, shared by
+all devices.
 What differs: main.py turns images grey before its jitter, here it comes after it.
 Hardware, hours and accuracy of this code: not yet run here.
 """

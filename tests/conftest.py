@@ -36,7 +36,7 @@ from flax import linen as nn
 from byol_jax import mesh as meshes
 from byol_jax import models
 from byol_jax.core import TrainState
-from byol_jax.models.resnet import ConvSpec
+from byol_jax.models.layers import ConvSpec
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

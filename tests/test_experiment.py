@@ -212,6 +212,7 @@ def test_an_encoder_gets_every_key_of_its_group():
     assert {k.split("__")[1]: v for k, v in changed.items()}.items() <= found.items()
     blocks = build_encoder(resolve(config_of(resnet__space_to_depth=True)), 3)
     assert blocks.config["space_to_depth"]
+    assert build_encoder(resolve(config_of(resnet__sk_ratio=0.5)), 3).config["sk_ratio"] == 0.5
     keys = {k.split(".")[1] for k in KEYS if k.startswith("encoder.")}
     assert found.keys() == keys | GROUPS["encoder.name"]["resnet"].keys() | {"channels"}
 

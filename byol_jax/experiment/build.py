@@ -172,7 +172,7 @@ def _pretrained(encoder: Encoder, path: str) -> Encoder:
       ValueError: the export has another architecture.
     """
     given, *arrays, _ = read_encoder(path)
-    for key in ("name", "width", "stem", "padding", "project_first", "channels"):
+    for key in ("name", "width", "stem", "padding", "project_first", "sk_ratio", "channels"):
         ours, theirs = encoder.config[key], given.config[key]
         if ours != theirs:
             raise ValueError(

@@ -261,6 +261,42 @@ def test_supervised_training_needs_labels():
         build_method(config, parts(), FACTS._replace(classes=0))
 
 
+PLAIN, NORMED = {"kernel", "bias"}, {"scale", "bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "head"),
+    [
+        ("simclr", {"layers": 0}, {}),
+        ("simclr", {"layers": 1}, {"fc1": {"kernel"}, "bn1": {"scale"}}),
+        (
+            "simclr",
+            {},
+            {"fc1": {"kernel"}, "bn1": NORMED, "fc2": {"kernel"}, "bn2": {"scale"}},
+        ),
+        ("simclr", {"norm": False}, {"fc1": PLAIN, "fc2": PLAIN}),
+        ("supcon", {"norm": False, "layers": 1}, {"fc1": PLAIN}),
+        (
+            "barlow",
+            {},
+            {f"fc{i}": {"kernel"} for i in (1, 2, 3)} | {"bn1": NORMED, "bn2": NORMED},
+        ),
+        (
+            "vicreg",
+            {},
+            {"fc1": PLAIN, "fc2": PLAIN, "fc3": {"kernel"}, "bn1": NORMED, "bn2": NORMED},
+        ),
+    ],
+)
+def test_the_parts_of_a_projector(name, values, head):
+    """Fails if a head has a bias or a norm that its paper's has not, or lacks one."""
+    keys = {**defaults("method.name", name), "hidden": 8, "out": 4, **values}
+    method = METHODS[name](Recorder(keys), parts("float32"), FACTS)
+    batch = make_batch(4, "float32")
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
+    assert {layer: set(names) for layer, names in params["projector"].items()} == head
+
+
 def test_supcon_needs_labels():
     """Fails if it trains as SimCLR on data without labels, and says nothing."""
     config = resolve(config_of(method__name="supcon"))

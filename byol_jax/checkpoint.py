@@ -204,8 +204,10 @@ class Checkpoints:
     def arrays(self, step: int, prefix: str) -> dict[str, np.ndarray]:
         """The saved arrays whose names start with `prefix`, on the host, keyed without it."""
         path = self._root / str(step) / "state"
+        shapes = {k: v for k, v in self._shapes(step).items() if k.startswith(prefix)}
+        if not shapes:
+            return {}
         with ocp.PyTreeCheckpointer() as reader:
-            shapes = {k: v for k, v in self._shapes(step).items() if k.startswith(prefix)}
             restored = reader.restore(
                 path,
                 args=ocp.args.PyTreeRestore(

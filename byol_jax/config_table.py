@@ -128,7 +128,10 @@ KEYS = {
     "encoder.drop_path": _below_1(0.0),  # stochastic depth, of the last block
     "encoder.remat": Key(False),  # recompute blocks in the backward pass: less memory, more time
     "encoder.dtype": Key("float32", choices=DTYPES),  # of the computation
-    "method.name": _one_of("byol", "siamese", "simclr", "supervised", "npid"),
+    "method.name": _one_of(
+        *("byol", "siamese", "simclr", "supcon", "barlow", "vicreg", "supervised"),
+        *("npid",),
+    ),
     "method.probe": Key(True),  # train an online linear probe if there are labels
     "optimizer.name": _one_of("sgd", "lars", "adamw"),
     "optimizer.lr": _from_0(0.1),  # at batch 256
@@ -165,6 +168,9 @@ KEYS = {
     # suit small features (those of an untrained encoder).
     "eval.lrs": _above_0((100.0, 30.0, 10.0, 3.0, 1.0, 0.4, 0.3, 0.2, 0.1, 0.05)),
     "eval.finetune_lrs": _above_0((0.4, 0.1, 0.03)),  # finetune: swept, at batch 1024
+    # finetune: where the classifier is put, on the encoder or (SimCLR v2) on the first layer of the
+    # projector, which is trained on.
+    "eval.finetune_from": _one_of("encoder", "head1"),
     "eval.train_batch": _count(1024),  # linear, finetune
     # Share of the training set held out to choose the learning rate.
     "eval.validation": Key(0.1, low=0, high=1, low_open=True, high_open=True),
@@ -211,10 +217,49 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
         "simclr": {
             "hidden": _count(2048),
             "out": _count(128),
-            "layers": _count(2),  # of the projector: 2 (v1), 3 (v2)
-            "temperature": _above_0(0.1),
+            "layers": _count(2, low=0),  # of the projector: 2 (v1), 3 (v2), 1 linear, 0 none
+            "norm": Key(True),  # batch norm after each of them; without it they have biases
+            "loss": _one_of(
+                "nt_xent",
+                "nt_logistic",
+                "nt_logistic_semi_hard",
+                "triplet",
+                "triplet_semi_hard",
+                "n_pair",
+            ),
+            "temperature": _above_0(0.1),  # of nt_xent and nt_logistic
+            "margin": _from_0(0.8),  # of triplet
+            "l2": _from_0(0.002),  # of n_pair: weight of the squared norms
             "bn": _one_of("joint", "per_view"),
             "bn_groups": _count(1),
+        },
+        "supcon": {
+            "hidden": _count(2048),
+            "out": _count(128),
+            "layers": _count(2, low=0),  # of the projector, as for simclr
+            "norm": Key(True),
+            "temperature": _above_0(0.1),
+            "base_temperature": _from_0(0.0),  # the loss is times temperature / this; 0.0: unscaled
+            "mean": _one_of("outside", "inside"),  # over the positives, of the logarithm
+            "bn": _one_of("joint", "per_view"),
+            "bn_groups": _count(1),
+        },
+        "barlow": {
+            "hidden": _count(8192),
+            "out": _count(8192),
+            "layers": _count(3),  # of the projector
+            "off_diagonal": _from_0(0.0051),  # lambda, weight of the redundancy
+            "scale": _above_0(1.0),  # of the loss
+            **_STATISTICS,
+        },
+        "vicreg": {
+            "hidden": _count(8192),
+            "out": _count(8192),
+            "layers": _count(3),  # of the expander
+            "invariance": _from_0(25.0),  # weights of the three terms
+            "variance": _from_0(25.0),  # of the mean of both views (of their sum: half of this)
+            "covariance": _from_0(1.0),
+            **_STATISTICS,
         },
         "supervised": {"bn_groups": _count(1)},
         "npid": {

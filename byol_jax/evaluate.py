@@ -76,7 +76,8 @@ def evaluate(
     keep_compiled(workdir)
     check_devices()
     with same_precision():
-        run = read_run(workdir)._replace(config=config)
+        from_head = protocol == "finetune" and config.eval.finetune_from == "head1"
+        run = read_run(workdir, from_head=from_head)._replace(config=config)
         check_writable(place, "--out")
         data = open_eval_data(run)
         log.say(

@@ -17,6 +17,8 @@ from byol_jax.config_file import load_config
 from byol_jax.convert.info import EncoderInfo, build_encoder, check_arrays, info_from_json
 from byol_jax.core import Encoder, Method, Tree
 from byol_jax.events import read_events
+from byol_jax.models import DTYPES, heads
+from byol_jax.models.network import extended
 from byol_jax.untrusted import one_error
 
 
@@ -137,11 +139,17 @@ class RunEncoder(NamedTuple):
     data: Mapping[str, Any]
 
 
-def read_run(workdir: Path) -> RunEncoder:
+def read_run(workdir: Path, *, from_head: bool = False) -> RunEncoder:
     """Read the encoder of a run folder from its checkpoint alone, whatever trained it.
 
+    Args:
+      workdir: folder of the run.
+      from_head: the encoder goes on through the first layer of the method's projector, its ReLU
+        included, as SimCLR v2 fine-tunes it.
+
     Raises:
-      ValueError: the folder is not a run, or has no checkpoint yet.
+      ValueError: the folder is not a run, or has no checkpoint yet; or, for `from_head`, the
+        projector has no layer but the last.
     """
     config = load_config(workdir / "config.json")
     if not (workdir / "checkpoints").is_dir():
@@ -162,14 +170,9 @@ def read_run(workdir: Path) -> RunEncoder:
         described, location = meta["encoder"], dict(meta["location"])
     info = info_from_json(described, where)
     encoder = build_encoder(info.encoder, where)
-    trees: list[dict[str, Any]] = []
     with one_error(unreadable):
-        for part in ("params", "stats"):
-            tree: dict[str, Any] = {}
-            for name, array in saved.arrays(step, location[part]).items():
-                *folders, leaf = name.split("/")
-                functools.reduce(lambda t, k: t.setdefault(k, {}), folders, tree)[leaf] = array
-            trees.append(tree)
+        trees = [nested(saved.arrays(step, location[part])) for part in ("params", "stats")]
+        head = [nested(saved.arrays(step, place)) for place in _PROJECTOR] if from_head else []
     saved.close()
     if encoder.config["dtype"] == "float64":
         jax.config.update("jax_enable_x64", True)
@@ -177,4 +180,45 @@ def read_run(workdir: Path) -> RunEncoder:
         check_arrays(encoder, trees[0], trees[1], where)
     data = meta.get("data")
     known = data if isinstance(data, Mapping) else {}
-    return RunEncoder(config, encoder, trees[0], trees[1], info, known)
+    run = RunEncoder(config, encoder, trees[0], trees[1], info, known)
+    return _from_head(run, *head) if from_head else run
+
+
+_PROJECTOR = ("params/projector/", "extra/stats/projector/")
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b": x} as {"a": {"b": x}}."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *folders, leaf = name.split("/")
+        functools.reduce(lambda t, k: t.setdefault(k, {}), folders, tree)[leaf] = value
+    return tree
+
+
+def _from_head(run: RunEncoder, params: Tree, stats: Tree) -> RunEncoder:
+    """The run with the first layer of a projector as the last of its encoder.
+
+    Raises:
+      ValueError: the projector has no hidden layer.
+    """
+    if "fc2" not in params:
+        found = "a linear one" if params else "none"
+        raise ValueError(
+            "eval.finetune_from is 'head1', the first layer of a projector of two layers or more, "
+            f"but {run.info.method!r} of this run has {found}; set eval.finetune_from=encoder."
+        )
+    kernel = params["fc1"]["kernel"]
+    layer = heads.first_layer(
+        kernel.shape[1],
+        norm="bn1" in params,
+        bias="bias" in params["fc1"],
+        dtype=DTYPES[run.encoder.config["dtype"]],
+        param_dtype=kernel.dtype,
+    )
+    own, own_stats = ({k: v for k, v in t.items() if k in ("fc1", "bn1")} for t in (params, stats))
+    return run._replace(
+        encoder=extended(run.encoder, layer),
+        params={"encoder": run.params, "head": own},
+        stats={"encoder": run.stats, "head": own_stats},
+    )

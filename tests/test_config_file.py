@@ -182,6 +182,8 @@ SINCE = {
     "optimizer.layer_decay": 1.0, "optimizer.clip_norm": 0.0, "optimizer.clip_tensor": 0.0,
     "byol.bn_groups": 1, "simclr.bn_groups": 1, "supervised.bn_groups": 1, "lars.clip": False,
     "adamw.b2": 0.999, "adamw.eps": 1e-8, "data.bits": 0, "data.orient": False,
+    "simclr.loss": "nt_xent", "simclr.norm": True, "simclr.margin": 0.8, "simclr.l2": 0.002,
+    "eval.finetune_from": "encoder", "resnet.sk_ratio": 0.0,
 }  # fmt: skip
 GONE = {
     "encoder.": ("stem", "zero_init_last", "project_first", "space_to_depth"),
@@ -223,7 +225,7 @@ def test_files_of_0_1_0_are_read(tmp_path, method, optimizer, encoder):
     expected |= {
         k: v
         for k, v in SINCE.items()
-        if k.startswith(("optimizer.", "data.")) or k.split(".")[0] in used
+        if k.startswith(("optimizer.", "data.", "eval.")) or k.split(".")[0] in used
     }
     expected["eval.antialias"] = False  # as 0.1.0 evaluated
     assert flatten(config) == expected

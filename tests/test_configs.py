@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import recipe_tables_projections
 
 from byol_jax import config as configuration
 from byol_jax.config import flatten, resolve
@@ -125,6 +126,8 @@ TABLES = {
         "simclr.hidden": 2048,
         "simclr.out": 128,
         "simclr.layers": 2,
+        "simclr.norm": True,
+        "simclr.loss": "nt_xent",
         "simclr.temperature": 0.1,
         "simclr.bn": "joint",
         "simclr.bn_groups": 1,
@@ -145,6 +148,8 @@ TABLES = {
         "lars.clip": False,
     },
 }
+
+TABLES |= recipe_tables_projections.TABLES
 
 # byol/utils/augmentations.py (augment_config) and utils/dataset.py; taps: int(side / 10 / 2) each
 # side of the middle one.
@@ -169,11 +174,24 @@ def byol_views(size, taps):
     return [{**BYOL_VIEW, "size": size, "kernel": taps, **own} for own in (always, rarely)]
 
 
+# augmentations/symmetric.yaml; Pillow's blur.
+SYMMETRIC_VIEW = {**SIMCLR_VIEW, "size": 32, "kernel": 13, **CIFAR}
+# Transform of barlowtwins' main.py, and vicreg's augmentations.py: BYOL's, torchvision's jitter.
+SCALED_VIEWS = [{**view, "brightness_scales": True} for view in byol_views(224, 23)]
+
 VIEWS = {
     "byol_imagenet_r50:300": byol_views(224, 23),
     "byol_imagenette_r18": byol_views(128, 13),
     "byol_cifar10_r18": [{**CIFAR_VIEW, "solarize": 0.0}, {**CIFAR_VIEW, "solarize": 0.2}],
     "simclr_imagenet_r50:100": [SIMCLR_VIEW, SIMCLR_VIEW],
+    "simclr2_imagenet_r50": [SIMCLR_VIEW, SIMCLR_VIEW],
+    "simclr_cifar10_r18": [SYMMETRIC_VIEW, SYMMETRIC_VIEW],
+    "supcon_cifar10_r18": [SYMMETRIC_VIEW, SYMMETRIC_VIEW],
+    "supcon_imagenet_r50": [SIMCLR_VIEW, SIMCLR_VIEW],
+    "barlow_cifar10_r18": [{**CIFAR_VIEW, "solarize": 0.0}, {**CIFAR_VIEW, "solarize": 0.2}],
+    "vicreg_cifar10_r18": [{**CIFAR_VIEW, "area": (0.2, 1.0), "solarize": 0.1}] * 2,
+    "barlow_imagenet_r50": SCALED_VIEWS,
+    "vicreg_imagenet_r50:100": SCALED_VIEWS,
 }
 
 
@@ -263,6 +281,14 @@ def test_every_config_file_is_allowed():
         "simclr_imagenet_r50:0",
         "byol_cifar10_r18:x",
         "byol_imagenette_r18:-1",
+        "simclr_cifar10_r18:x",
+        "supcon_cifar10_r18:x",
+        "barlow_cifar10_r18:0",
+        "vicreg_cifar10_r18:x",
+        "barlow_imagenet_r50:x",
+        "vicreg_imagenet_r50:300",
+        "simclr2_imagenet_r50:x",
+        "supcon_imagenet_r50:x",
     ],
 )
 def test_an_argument_without_a_recipe_is_refused(recipe):

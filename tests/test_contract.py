@@ -22,12 +22,15 @@ from byol_jax import losses, models, optim
 from byol_jax.checkpoint import Checkpoints
 from byol_jax.core import starting_from
 from byol_jax.mesh import put_batch, replicated
+from byol_jax.methods.barlow import barlow
 from byol_jax.methods.byol import byol
 from byol_jax.methods.npid import npid
 from byol_jax.methods.probe import with_probe
 from byol_jax.methods.siamese import siamese
-from byol_jax.methods.simclr import simclr
+from byol_jax.methods.simclr import contrastive, simclr
+from byol_jax.methods.supcon import supcon
 from byol_jax.methods.supervised import supervised
+from byol_jax.methods.vicreg import vicreg
 from byol_jax.models import heads
 from byol_jax.models.network import network
 from byol_jax.train_step import jit_step, make_train_step
@@ -54,10 +57,27 @@ def siamese_of(dtype, predictor=True, **options):
     return siamese(network(mini_encoder(dtype), head), head if predictor else None, **options)
 
 
-def simclr_of(dtype, layers):
+def joint_network(dtype, layers):
     head = make_head(dtype, (12,) * layers + (8,), hidden_bias=False, norm_last=True)
-    net = network(models.joint(mini_encoder(dtype)), models.joint(head))
-    return simclr(net, temperature=0.5)
+    return network(models.joint(mini_encoder(dtype)), models.joint(head))
+
+
+def simclr_of(dtype, layers):
+    return simclr(joint_network(dtype, layers), temperature=0.5)
+
+
+def contrastive_of(dtype, loss, **options):
+    return contrastive(joint_network(dtype, 0), functools.partial(loss, **options))
+
+
+def barlow_of(dtype):
+    return barlow(network(mini_encoder(dtype), make_head(dtype, hidden_bias=False)))
+
+
+def vicreg_of(dtype):
+    # The published weights over 25: the float32 test has an absolute tolerance.
+    net = network(mini_encoder(dtype), make_head(dtype))
+    return vicreg(net, invariance=1.0, variance=1.0, covariance=0.04)
 
 
 def npid_of(dtype, negatives):
@@ -97,6 +117,16 @@ METHODS = {
     ),
     "simclr v1": lambda dtype: simclr_of(dtype, 1),
     "simclr v2 probed": lambda dtype: probed(simclr_of(dtype, 2), dtype),
+    "simclr, semi-hard logistic": lambda dtype: contrastive_of(
+        dtype, losses.nt_logistic, temperature=0.5, semi_hard=True
+    ),
+    "simclr, semi-hard triplet": lambda dtype: contrastive_of(
+        dtype, losses.margin_triplet, margin=0.8, semi_hard=True
+    ),
+    "simclr, N-pair": lambda dtype: contrastive_of(dtype, losses.n_pair, l2=0.002),
+    "supcon probed": lambda dtype: probed(supcon(joint_network(dtype, 1)), dtype),
+    "barlow": barlow_of,
+    "vicreg": vicreg_of,
     "npid": lambda dtype: npid_of(dtype, 5),
     "npid probed, softmax": lambda dtype: probed(npid_of(dtype, 0), dtype),
     "supervised": supervised_of,
@@ -105,6 +135,8 @@ METHODS = {
 # LARS at BYOL's own rate for 100 epochs, SGD as in fine-tuning.
 OPTIMIZERS = {name: lambda: optim.sgd(optim.constant(0.1)) for name in METHODS}
 OPTIMIZERS["byol"] = lambda: optim.lars(optim.constant(0.45), eta=1e-3)
+OPTIMIZERS["barlow"] = lambda: optim.lars(optim.constant(0.2))
+OPTIMIZERS["vicreg"] = lambda: optim.lars(optim.constant(0.3))
 OPTIMIZERS["simclr v1"] = lambda: optim.lars(optim.constant(0.3), lr_inside=True)
 
 
@@ -237,6 +269,10 @@ IN_FLOAT32 = (
     "byol, groups",
     "siamese, SimCLR's form",
     "simclr v2 probed",
+    "simclr, semi-hard logistic",
+    "supcon probed",
+    "barlow",
+    "vicreg",
     "npid",
     "supervised",
     "supervised, frozen",

@@ -109,8 +109,12 @@ class Whole:
 METHOD_KEYS = {
     "hidden": 9, "out": 5, "predictor": False, "tau": 0.5, "tau_schedule": "constant",
     "beta": 0.25, "temperature": 0.7, "bn": None, "bn_groups": 2, "stop_gradient": False,
-    "layers": 3, "negatives": 7, "momentum": 0.25,
+    "layers": 4, "norm": False, "loss": "nt_logistic", "margin": 0.5, "l2": 0.5, "mean": "inside",
+    "base_temperature": 0.5, "off_diagonal": 0.5, "scale": 0.5, "invariance": 2.0, "variance": 2.0,
+    "covariance": 2.0,
+    "negatives": 7, "momentum": 0.25,
 }  # fmt: skip
+BESIDE = {"margin": {"loss": "triplet"}, "l2": {"loss": "n_pair"}}
 
 
 def program(method):
@@ -132,8 +136,11 @@ def test_every_key_of_a_method_changes_its_program(x64, name):
         other = METHOD_KEYS[key]
         if key == "bn":
             other = "joint" if base["bn"] == "per_view" else "per_view"
-        changed = Recorder({**base, key: other})
+        changed = Recorder({**base, **BESIDE.get(key, {}), key: other})
         texts[key] = program(METHODS[name](changed, parts(), FACTS))
+        if key in BESIDE:
+            plain = Recorder({**base, **BESIDE[key]})
+            texts[f"{key}, plain"] = program(METHODS[name](plain, parts(), FACTS))
     assert len(set(texts.values())) == len(texts)
 
 
@@ -256,6 +263,67 @@ def test_supervised_training_needs_labels():
         build_method(config, parts(), FACTS._replace(classes=0))
 
 
+PLAIN, NORMED = {"kernel", "bias"}, {"scale", "bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "head"),
+    [
+        ("simclr", {"layers": 0}, {}),
+        ("simclr", {"layers": 1}, {"fc1": {"kernel"}, "bn1": {"scale"}}),
+        (
+            "simclr",
+            {},
+            {"fc1": {"kernel"}, "bn1": NORMED, "fc2": {"kernel"}, "bn2": {"scale"}},
+        ),
+        ("simclr", {"norm": False}, {"fc1": PLAIN, "fc2": PLAIN}),
+        ("supcon", {"norm": False, "layers": 1}, {"fc1": PLAIN}),
+        (
+            "barlow",
+            {},
+            {f"fc{i}": {"kernel"} for i in (1, 2, 3)} | {"bn1": NORMED, "bn2": NORMED},
+        ),
+        (
+            "vicreg",
+            {},
+            {"fc1": PLAIN, "fc2": PLAIN, "fc3": {"kernel"}, "bn1": NORMED, "bn2": NORMED},
+        ),
+    ],
+)
+def test_the_parts_of_a_projector(name, values, head):
+    """Fails if a head has a bias or a norm that its paper's has not, or lacks one."""
+    keys = {**defaults("method.name", name), "hidden": 8, "out": 4, **values}
+    method = METHODS[name](Recorder(keys), parts("float32"), FACTS)
+    batch = make_batch(4, "float32")
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
+    assert {layer: set(names) for layer, names in params["projector"].items()} == head
+
+
+def test_supcon_needs_labels():
+    """Fails if it trains as SimCLR on data without labels, and says nothing."""
+    config = resolve(config_of(method__name="supcon"))
+    with pytest.raises(ValueError, match=r"'supcon', whose positives .* set method\.name=simclr"):
+        build_method(config, parts(), FACTS._replace(classes=0))
+
+
+@pytest.mark.parametrize(
+    ("loss", "key", "value", "reads"),
+    [
+        ("nt_xent", "margin", 0.4, "temperature"),
+        ("nt_logistic_semi_hard", "l2", 0.1, "temperature"),
+        ("triplet", "temperature", 0.5, "margin"),
+        ("n_pair", "temperature", 0.5, "l2"),
+    ],
+)
+def test_a_key_that_a_loss_of_simclr_does_not_read(loss, key, value, reads):
+    """Fails if a margin is swept with NT-Xent, which has none."""
+    values = {"simclr__loss": loss, f"simclr__{key}": value}
+    config = resolve(config_of(method__name="simclr", **values))
+    message = rf"simclr\.{key} is {value}, which has no effect on simclr\.loss='{loss}' \(it reads "
+    with pytest.raises(ValueError, match=message + rf"simclr\.{reads}\); leave it at"):
+        build_method(config, parts(), FACTS)
+
+
 # --- what is refused before anything is compiled -------------------------------------------------
 
 COMPILED = []
@@ -292,6 +360,7 @@ def small(method, recipe, **values):
             r"1 'views'; views\.recipe byol, simclr, cifar and digits make two\.",
         ),
         ("simclr", "crop_flip", r"simclr takes 2 'views' .*=crop_flip makes 1 'views'; .*make two"),
+        ("barlow", "crop_flip", r"barlow takes 2 'views' .*=crop_flip makes 1 'views'"),
         ("siamese", "crop_flip", r"siamese takes 2 'views' .*=crop_flip makes 1 'views'"),
         ("byol", "multi_crop", r"byol takes 2 'views' .* makes 2 'views' and 6 'local'; "),
         (

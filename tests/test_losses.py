@@ -115,6 +115,20 @@ LOSSES = {
     "regression": losses.regression,
     "nt_xent": lambda q, z, mask: losses.nt_xent(q, T, mask),
     "with negatives": lambda q, z, mask: with_negatives(q, z, 1.0, mask),
+    "nt_logistic": lambda q, z, mask: losses.nt_logistic(q, mask, temperature=T),
+    "semi-hard triplet": lambda q, z, mask: losses.margin_triplet(
+        q, mask, margin=0.8, semi_hard=True
+    ),
+    "n_pair": lambda q, z, mask: losses.n_pair(q, mask, l2=0.002),
+    "supcon": lambda q, z, mask: losses.supervised_contrastive(
+        q, jnp.zeros(len(q)), mask, temperature=T
+    ),
+    "supcon, inside": lambda q, z, mask: losses.supervised_contrastive(
+        q, jnp.zeros(len(q)), mask, temperature=T, inside=True
+    ),
+    # Of the whole batch: the same value for each row.
+    "barlow_twins": lambda q, z, mask: sum(losses.barlow_twins(q, mask)) + jnp.zeros(len(q)),
+    "vicreg": lambda q, z, mask: sum(losses.vicreg(q, mask)) + jnp.zeros(len(q)),
 }
 
 

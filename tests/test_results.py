@@ -13,14 +13,19 @@ import pytest
 from PIL import Image
 
 from byol_jax import evaluate as command
-from byol_jax import mesh
+from byol_jax import mesh, run_folder
+from byol_jax.checkpoint import Checkpoints
 from byol_jax.config import default_config, resolve
 from byol_jax.config_file import load_config
+from byol_jax.core import starting_from
 from byol_jax.evaluate import evaluate
-from byol_jax.experiment.build import build
+from byol_jax.experiment.build import batch_shapes, build
 from byol_jax.experiment.evaluation import build_evaluation
 from byol_jax.faults import TrainingError
+from byol_jax.methods.supervised import supervised
+from byol_jax.run_folder import read_run
 from byol_jax.train import Trained, train
+from byol_jax.train_step import state_shapes
 
 ROOT = Path(__file__).parents[1]
 
@@ -117,6 +122,49 @@ def test_unreadable_images_are_counted_named_and_not_reported_as_judged(run, pro
         assert "    3" in command.table(protocol, result).splitlines()[0]
 
 
+def test_fine_tuning_from_the_first_layer_of_the_projector(run, monkeypatch):
+    """Fails if another layer, its norm or its ReLU is left out, or the encoder's is fine-tuned."""
+    plain, found = read_run(run), read_run(run, from_head=True)
+    e = build(load_config(run / "config.json"), devices=jax.devices()[:1])
+    batch, key = batch_shapes(e), jax.random.key(0)
+    like = state_shapes(e.method, e.optimizer, key, batch, e.mesh)
+    saved = Checkpoints(run)
+    state = saved.restore(plain.info.step, like, mesh.replicated(e.mesh))
+    saved.close()
+    images = np.random.RandomState(0).randn(4, 1, 8, 8, 3).astype(np.float32)
+    z = jax.jit(e.method.features)(state.params, state.extra, images)["z"]
+    apply = jax.jit(lambda *args: found.encoder.apply(*args, False)[0].pooled)
+    last = state.params["projector"]["fc2"]["kernel"]
+    np.testing.assert_allclose(
+        apply(found.params, found.stats, images) @ last, z, rtol=1e-5, atol=1e-6
+    )
+    # What is fine-tuned, and what an untrained one is drawn with.
+    method = supervised(starting_from(found.encoder, found.params, found.stats), 3)
+    params, _ = method.init(key, {"views": images})
+    assert params["head"]["kernel"].shape == (1, last.shape[0], 3)
+    assert params["encoder"]["head"].keys() == {"fc1", "bn1"}
+    drawn = jax.eval_shape(lambda key: found.encoder.init(key, images), key)
+    assert jax.tree.map(np.shape, drawn) == jax.tree.map(np.shape, (found.params, found.stats))
+
+    config = load_config(run / "config.json")
+    config.eval.finetune_from = "head1"
+    seen = {"top1": 0.0, "untrained_top1": 0.0}
+    monkeypatch.setitem(command.PROTOCOLS, "finetune", lambda run, _: seen | {"of": run.params})
+    monkeypatch.setattr(command, "write_json", lambda *_: None)
+    assert evaluate(run, "finetune", config)["of"].keys() == {"encoder", "head"}
+    config.eval.finetune_from = "encoder"
+    assert evaluate(run, "finetune", config)["of"].keys() == plain.params.keys()
+
+
+@pytest.mark.parametrize(
+    ("params", "has"), [({}, "none"), ({"fc1": {"kernel": np.ones((4, 2))}}, "a linear one")]
+)
+def test_fine_tuning_from_a_layer_that_is_not_there_is_refused(run, params, has):
+    """Fails if a linear projector's output, or the encoder's, is taken for a hidden layer."""
+    with pytest.raises(ValueError, match=f"'byol' of this run has {has}; set eval.finetune_from="):
+        run_folder._from_head(read_run(run), params, {})
+
+
 @pytest.mark.parametrize("protocol", ["knn", "linear", "fewshot"])
 def test_too_many_unreadable_images_are_refused(run, protocol):
     """Fails if an evaluation takes any share of its images for good."""
@@ -136,6 +184,7 @@ def test_too_many_unreadable_images_are_refused(run, protocol):
         ("views.recipe", "cifar", "knn"),
         ("eval.shots", (1,), "linear"),
         ("eval.label_fraction", 0.5, "linear"),
+        ("eval.finetune_from", "head1", "linear"),
     ],
 )
 def test_a_key_that_a_protocol_would_ignore_is_refused(run, key, value, protocol):

@@ -330,7 +330,8 @@ def run_finetune(run: RunEncoder, data: EvalData) -> dict[str, Any]:
     train = data.train
     if fraction < 1:
         _, train = train.hold_out(fraction, run.config.seed)
-    return _run_supervised(run, data, train, frozen=False) | {"label_fraction": fraction}
+    found = _run_supervised(run, data, train, frozen=False)
+    return found | {"label_fraction": fraction, "finetune_from": run.config.eval.finetune_from}
 
 
 PROTOCOLS: dict[str, Callable[[RunEncoder, EvalData], dict[str, Any]]] = {
@@ -362,7 +363,7 @@ _TRAINED = (
 READS: dict[str, tuple[str, ...]] = {
     "knn": ("eval.train_examples", "eval.knn_k", "eval.knn_temperature"),
     "linear": ("eval.lrs", *_TRAINED),
-    "finetune": ("eval.finetune_lrs", "eval.label_fraction", *_TRAINED),
+    "finetune": ("eval.finetune_lrs", "eval.finetune_from", "eval.label_fraction", *_TRAINED),
     "fewshot": ("eval.train_examples", "eval.shots", "eval.draws", "eval.fewshot_c"),
 }
 

@@ -2,7 +2,12 @@
 
 from byol_jax.losses.classification import cross_entropy
 from byol_jax.losses.collapse import feature_std_and_rank
-from byol_jax.losses.contrastive import nt_xent, regression_with_negatives
+from byol_jax.losses.contrastive import (
+    n_pair,
+    nt_xent,
+    regression_with_negatives,
+    supervised_contrastive,
+)
 from byol_jax.losses.instances import instance_nce, instance_softmax
 from byol_jax.losses.predictive import regression
 from byol_jax.losses.reductions import (
@@ -11,17 +16,26 @@ from byol_jax.losses.reductions import (
     masked_mean,
     normalize,
 )
+from byol_jax.losses.redundancy import barlow_twins, cross_correlation, vicreg
+from byol_jax.losses.triplets import margin_triplet, nt_logistic
 
 __all__ = [
+    "barlow_twins",
+    "cross_correlation",
     "cross_entropy",
     "feature_std_and_rank",
     "instance_nce",
     "instance_softmax",
+    "margin_triplet",
     "masked_covariance",
     "masked_logits",
     "masked_mean",
+    "n_pair",
     "normalize",
+    "nt_logistic",
     "nt_xent",
     "regression",
     "regression_with_negatives",
+    "supervised_contrastive",
+    "vicreg",
 ]

@@ -1,4 +1,4 @@
-"""SimCLR v1 and v2.
+"""SimCLR v1 and v2, and the losses that SimCLR was compared with.
 
 Shape key: B examples, V views, H W C image, D features or embedding.
 
@@ -9,11 +9,15 @@ Reference: Chen et al. 2020 (v1, v2); google-research/simclr.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 from jax import Array
 
-from byol_jax.core import Aux, Batch, Method, Tree
-from byol_jax.losses import masked_mean, nt_xent
-from byol_jax.models.network import Network, inference
+from byol_jax.core import Method
+from byol_jax.losses import nt_xent
+from byol_jax.methods.projections import per_example, projections
+from byol_jax.models.network import Network
 
 
 def simclr(net: Network, *, temperature: float = 0.1) -> Method:
@@ -27,15 +31,19 @@ def simclr(net: Network, *, temperature: float = 0.1) -> Method:
     Returns:
       The method.
     """
+    return contrastive(net, functools.partial(nt_xent, temperature=temperature))
 
-    def init(key: Array, batch: Batch) -> tuple[Tree, Tree]:
-        params, stats = net.init(key, batch["views"])
-        return params, {"stats": stats}
 
-    def loss(params: Tree, extra: Tree, batch: Batch, key: Array, step: Array) -> tuple[Array, Aux]:
-        del step
-        h, z, stats = net.apply(params, extra["stats"], batch["views"], True, key)
-        value = masked_mean(nt_xent(z, temperature, batch["mask"]), batch["mask"])
-        return value, Aux({"stats": stats}, {"h": h, "z": z}, {"train/loss": value})
+def contrastive(net: Network, loss: Callable[..., Array]) -> Method:
+    """SimCLR with another loss: `losses.nt_logistic`, `margin_triplet` or `n_pair`.
 
-    return Method(init, loss, *inference(net), {"views": 2})
+    Args:
+      net: f and g.
+      loss: (z [B, 2, D], mask_B=mask) -> [B].
+
+    Returns:
+      The method.
+
+    Reference: Chen et al. 2020, tables 2 and 4.
+    """
+    return projections(net, per_example(lambda z, batch: loss(z, mask_B=batch["mask"])))

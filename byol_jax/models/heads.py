@@ -63,6 +63,28 @@ class _Mlp(nn.Module):
         return x
 
 
+class _Layer(nn.Module):
+    width: int
+    norm: bool
+    bias: bool
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, groups: Groups, train: bool) -> Array:
+        x = nn.Dense(
+            self.width,
+            use_bias=self.bias,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=nn.initializers.zeros,  # drawn by init.draw_kernels
+            name="fc1",
+        )(x)
+        if self.norm:
+            x = GroupBatchNorm(param_dtype=self.param_dtype, name="bn1")(x, groups, train)
+        return nn.relu(x)
+
+
 def mlp(
     widths: tuple[int, ...],
     *,
@@ -89,6 +111,33 @@ def mlp(
     """
     module = _Mlp(widths, norm, norm_last, hidden_bias, last_bias, dtype, param_dtype)
 
+    return _as_head(module, widths[-1] if widths else 0, dtype)
+
+
+def first_layer(
+    width: int,
+    *,
+    norm: bool = True,
+    bias: bool = True,
+    dtype: jnp.dtype = jnp.float32,
+    param_dtype: jnp.dtype = jnp.float32,
+) -> Head:
+    """The first hidden layer of `mlp` alone, with its ReLU and its names, fc1 and bn1.
+
+    Args:
+      width: of the layer.
+      norm, bias: as `norm` and `hidden_bias` of `mlp`.
+      dtype, param_dtype: of the computation, of the parameters.
+
+    Returns:
+      The head; it maps [N, G, D] to [N, G, width].
+    """
+    return _as_head(_Layer(width, norm, bias, dtype, param_dtype), width, dtype)
+
+
+def _as_head(module: nn.Module, dim: int, dtype: jnp.dtype) -> Head:
+    """A module (x [N * G, D], groups, train) as two pure functions."""
+
     def init(key: Array, x_NGD: Array) -> tuple[Tree, Tree]:
         n, g, d = x_NGD.shape
         out = module.init(key, jnp.zeros((n * g, d), dtype), Groups(g), False)
@@ -107,7 +156,7 @@ def mlp(
         )
         return y.reshape(n, g, -1), new.get("batch_stats", stats) if train else stats
 
-    return Head(init, apply, widths[-1] if widths else 0)
+    return Head(init, apply, dim)
 
 
 def linear(classes: int, *, dtype: jnp.dtype = jnp.float32) -> Head:

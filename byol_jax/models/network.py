@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from byol_jax.core import Encoder, Tree
+from byol_jax.core import Encoder, Features, Tree
 from byol_jax.models.heads import Head
 
 
@@ -57,6 +57,38 @@ def network(encoder: Encoder, projector: Head) -> Network:
         return out.pooled, z, {"encoder": encoder_stats, "projector": head_stats}
 
     return Network(init, apply, encoder, projector.dim or encoder.dim)
+
+
+def extended(encoder: Encoder, head: Head) -> Encoder:
+    """An encoder whose pooled features are those of a head on top of it.
+
+    Args:
+      encoder: f.
+      head: g.
+
+    Returns:
+      The encoder, its parameters and statistics {"encoder": ..., "head": ...}; `config` is still
+      f's.
+    """
+
+    def init(key: Array, images_NGHWC: Array) -> tuple[Tree, Tree]:
+        encoder_key, head_key = jax.random.split(key)
+        params, stats = encoder.init(encoder_key, images_NGHWC)
+        h = jnp.zeros((*images_NGHWC.shape[:2], encoder.dim), jnp.float32)
+        own, own_stats = head.init(head_key, h)
+        return {"encoder": params, "head": own}, {"encoder": stats, "head": own_stats}
+
+    def apply(
+        params: Tree, stats: Tree, images_NGHWC: Array, train: bool, *args: Any, **options: Any
+    ) -> tuple[Features, Tree]:
+        out, moved = encoder.apply(
+            params["encoder"], stats["encoder"], images_NGHWC, train, *args, **options
+        )
+        z, head_moved = head.apply(params["head"], stats["head"], out.pooled, train)
+        z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+        return Features(z, out.maps), {"encoder": moved, "head": head_moved}
+
+    return encoder._replace(init=init, apply=apply, dim=head.dim or encoder.dim)
 
 
 def inference(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from byol_jax.core import Method
-from byol_jax.experiment.methods import contrastive, predictive
+from byol_jax.experiment.methods import contrastive, predictive, redundancy
 from byol_jax.experiment.methods.parts import Facts, Parts, build_encoder
 from byol_jax.methods.probe import with_probe
 from byol_jax.methods.supervised import supervised
@@ -26,6 +26,7 @@ def _supervised(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
 METHODS: dict[str, Callable[[ConfigDict, Parts, Facts], Method]] = {
     **predictive.METHODS,
     **contrastive.METHODS,
+    **redundancy.METHODS,
     "supervised": _supervised,
 }
 

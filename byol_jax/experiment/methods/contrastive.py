@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
+from jax import Array
 from ml_collections import ConfigDict
 
+from byol_jax import losses
+from byol_jax.config_table import GROUPS
 from byol_jax.core import Method
 from byol_jax.experiment.methods.parts import Facts, Parts
 from byol_jax.methods.npid import npid
-from byol_jax.methods.simclr import simclr
+from byol_jax.methods.simclr import contrastive
+from byol_jax.methods.supcon import supcon
 from byol_jax.models import heads
-from byol_jax.models.network import network
+from byol_jax.models.network import Network, network
+
+# simclr.loss -> the loss, and the key that it reads; the other keys have no effect on it.
+_LOSSES: dict[str, tuple[Callable[..., Array], str]] = {
+    "nt_xent": (losses.nt_xent, "temperature"),
+    "nt_logistic": (losses.nt_logistic, "temperature"),
+    "nt_logistic_semi_hard": (
+        functools.partial(losses.nt_logistic, semi_hard=True),
+        "temperature",
+    ),
+    "triplet": (losses.margin_triplet, "margin"),
+    "triplet_semi_hard": (functools.partial(losses.margin_triplet, semi_hard=True), "margin"),
+    "n_pair": (losses.n_pair, "l2"),
+}
+
+
+def _network(m: ConfigDict, parts: Parts) -> Network:
+    """The encoder with a projector of `layers` layers, as in SimCLR, or without batch norm."""
+    wrap = functools.partial(parts.wrapped, bn=m.bn, groups=m.bn_groups)
+    widths = ((m.hidden,) * (m.layers - 1) + (m.out,))[: m.layers]
+    options: dict[str, Any] = {"hidden_bias": not m.norm, "last_bias": not m.norm}
+    head = heads.mlp(widths, norm=m.norm, norm_last=m.norm, **options, **parts.dtypes)
+    return network(wrap(parts.encoder), wrap(head))
 
 
 def _simclr(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
-    wrap = functools.partial(parts.wrapped, bn=m.bn, groups=m.bn_groups)
-    widths = (m.hidden,) * (m.layers - 1) + (m.out,)
-    head = heads.mlp(widths, hidden_bias=False, norm_last=True, **parts.dtypes)
-    return simclr(network(wrap(parts.encoder), wrap(head)), temperature=m.temperature)
+    loss, reads = _LOSSES[m.loss]
+    values = {"temperature": m.temperature, "margin": m.margin, "l2": m.l2}
+    for key, value in values.items():
+        default = GROUPS["method.name"]["simclr"][key].default
+        if key != reads and value != default:
+            raise ValueError(
+                f"simclr.{key} is {value}, which has no effect on simclr.loss={m.loss!r} (it reads "
+                f"simclr.{reads}); leave it at {default}."
+            )
+    return contrastive(_network(m, parts), functools.partial(loss, **{reads: values[reads]}))
 
 
 def _npid(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
@@ -34,4 +68,15 @@ def _npid(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
     )
 
 
-METHODS = {"simclr": _simclr, "npid": _npid}
+def _supcon(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
+    if not facts.classes:
+        raise ValueError(
+            "method.name is 'supcon', whose positives are images of one class, but the data have "
+            "no labels; label them, or set method.name=simclr."
+        )
+    scale = m.temperature / m.base_temperature if m.base_temperature else 1.0
+    options = {"scale": scale, "inside": m.mean == "inside"}
+    return supcon(_network(m, parts), temperature=m.temperature, **options)
+
+
+METHODS = {"simclr": _simclr, "supcon": _supcon, "npid": _npid}

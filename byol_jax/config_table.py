@@ -130,7 +130,7 @@ KEYS = {
     "encoder.dtype": Key("float32", choices=DTYPES),  # of the computation
     "method.name": _one_of(
         *("byol", "siamese", "simclr", "supcon", "barlow", "vicreg", "supervised"),
-        *("npid",),
+        *("npid", "distill"),
     ),
     "method.probe": Key(True),  # train an online linear probe if there are labels
     "optimizer.name": _one_of("sgd", "lars", "adamw"),
@@ -267,6 +267,12 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "negatives": _count(4096, low=0),  # K, drawn for each example; 0: the full softmax
             "temperature": _above_0(0.07),
             "momentum": _share(0.5),  # of the rows of the memory bank
+            "bn_groups": _count(1),
+        },
+        "distill": {
+            "teacher": Key(""),  # folder of a classifier, from evaluate --save
+            "temperature": _above_0(1.0),  # of teacher and student
+            "alpha": _share(1.0),  # weight of the teacher; labels have the rest
             "bn_groups": _count(1),
         },
     },

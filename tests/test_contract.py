@@ -24,6 +24,7 @@ from byol_jax.core import starting_from
 from byol_jax.mesh import put_batch, replicated
 from byol_jax.methods.barlow import barlow
 from byol_jax.methods.byol import byol
+from byol_jax.methods.distill import Teacher, distill
 from byol_jax.methods.npid import npid
 from byol_jax.methods.probe import with_probe
 from byol_jax.methods.siamese import siamese
@@ -85,6 +86,13 @@ def npid_of(dtype, negatives):
     return npid(net, examples=40, negatives=negatives, temperature=0.5)
 
 
+def distill_of(dtype):
+    linear = {"kernel": np.ones((16, CLASSES), dtype), "bias": np.zeros(CLASSES, dtype)}
+    teacher = Teacher(mini_encoder(dtype), *encoder_start(dtype), linear)
+    classifier = heads.linear(CLASSES, dtype=jnp.dtype(dtype))
+    return distill(mini_encoder(dtype), classifier, teacher, temperature=0.5, alpha=0.75)
+
+
 def supervised_of(dtype, **options):
     return supervised(mini_encoder(dtype), CLASSES, **options)
 
@@ -127,6 +135,7 @@ METHODS = {
     "supcon probed": lambda dtype: probed(supcon(joint_network(dtype, 1)), dtype),
     "barlow": barlow_of,
     "vicreg": vicreg_of,
+    "distill": distill_of,
     "npid": lambda dtype: npid_of(dtype, 5),
     "npid probed, softmax": lambda dtype: probed(npid_of(dtype, 0), dtype),
     "supervised": supervised_of,
@@ -311,7 +320,7 @@ def test_the_online_encoder_is_found(x64, name):
     """Fails if a wrapper hides the encoder, or the target is evaluated in its place."""
     run = trained(name)
     params, stats = run.method.encoder(run.state.params, run.state.extra)
-    frozen, flat = "frozen" in name, "supervised" in name
+    frozen, flat = "frozen" in name, name.startswith(("supervised", "distill"))
     home = run.state.extra if frozen else run.state.params
     assert params is home["encoder"]
     assert stats is (run.state.extra["stats"] if flat else run.state.extra["stats"]["encoder"])

@@ -1,5 +1,11 @@
 """From a config to the objects of a run: every key is used, what does not fit is refused early."""
 
+import atexit
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +15,7 @@ from conftest import filled, make_batch, mini_encoder, named
 from byol_jax import mesh as meshes
 from byol_jax import models
 from byol_jax.config import GROUPS, KEYS, default_config, put, resolve
+from byol_jax.convert.classifier import save_classifier
 from byol_jax.convert.info import EncoderInfo
 from byol_jax.convert.native import save_encoder
 from byol_jax.core import Method
@@ -48,7 +55,22 @@ class Recorder:
 
 
 def defaults(choice, name):
-    return {key: row.default for key, row in GROUPS[choice][name].items()}
+    values = {key: row.default for key, row in GROUPS[choice][name].items()}
+    return values | ({"teacher": a_teacher(3)} if "teacher" in values else {})
+
+
+@functools.cache
+def a_teacher(classes):
+    """The folder of a classifier of grey or coloured 8 px images."""
+    encoder = models.make_encoder("tiny", width=0.25)
+    image = jax.ShapeDtypeStruct((1, 1, 8, 8, 3), np.float32)
+    params, stats = filled(jax.eval_shape(encoder.init, jax.random.key(0), image))
+    linear = {"kernel": np.ones((32, classes), np.float32), "bias": np.ones(classes, np.float32)}
+    folder = tempfile.mkdtemp(prefix="byol_jax_teacher_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    info = EncoderInfo(encoder.config, 8, (0.5,) * 3, (0.25,) * 3, 8)
+    save_classifier(Path(folder, "out"), params, stats, linear, info)
+    return f"{folder}/out"
 
 
 def parts(dtype="float64"):
@@ -112,7 +134,7 @@ METHOD_KEYS = {
     "layers": 4, "norm": False, "loss": "nt_logistic", "margin": 0.5, "l2": 0.5, "mean": "inside",
     "base_temperature": 0.5, "off_diagonal": 0.5, "scale": 0.5, "invariance": 2.0, "variance": 2.0,
     "covariance": 2.0,
-    "negatives": 7, "momentum": 0.25,
+    "negatives": 7, "momentum": 0.25, "teacher": None, "alpha": 0.5,
 }  # fmt: skip
 BESIDE = {"margin": {"loss": "triplet"}, "l2": {"loss": "n_pair"}}
 
@@ -136,6 +158,8 @@ def test_every_key_of_a_method_changes_its_program(x64, name):
         other = METHOD_KEYS[key]
         if key == "bn":
             other = "joint" if base["bn"] == "per_view" else "per_view"
+        if key == "teacher":
+            other = a_teacher(4)
         changed = Recorder({**base, **BESIDE.get(key, {}), key: other})
         texts[key] = program(METHODS[name](changed, parts(), FACTS))
         if key in BESIDE:

@@ -110,7 +110,7 @@ def build(
     if config.data.placement == "resident":
         side = config.data.resident_size or eval_spec.resize
         source = decode(source, side, where, eval_spec.antialias)
-    facts = _facts(config, source, recipe)
+    facts = _facts(config, source, recipe)._replace(mean=eval_spec.mean, std=eval_spec.std)
     encoder = build_encoder(config, source.channels)
     start = encoder
     if config.init_from and not resumed:
@@ -214,13 +214,14 @@ def build_damage(e: Experiment, seen: Any) -> Damage:
 def build_options(e: Experiment, steps_per_dispatch: int) -> Options:
     """When the loop logs, saves and evaluates."""
     c = e.config
+    labelled = c.method.name in ("supervised", "distill")
     return Options(
         total_steps=e.facts.steps,
         batch_size=c.batch_size,
         log_every=c.log_every,
         checkpoint_every=c.checkpoint_every,
         evaluate_every=c.evaluate_every * e.facts.steps_per_epoch,
-        collapse_threshold=0.0 if c.method.name == "supervised" else c.collapse.threshold,
+        collapse_threshold=0.0 if labelled else c.collapse.threshold,
         collapse_stop=c.collapse.stop,
         steps_per_dispatch=steps_per_dispatch,
         what=f"the train step ({c.method.name}, {c.encoder.name}, batch {c.batch_size})",

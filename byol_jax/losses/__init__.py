@@ -1,6 +1,6 @@
 """Losses as pure functions of embeddings, each with its equation; masked rows never count."""
 
-from byol_jax.losses.classification import cross_entropy
+from byol_jax.losses.classification import cross_entropy, distillation
 from byol_jax.losses.collapse import feature_std_and_rank
 from byol_jax.losses.contrastive import (
     n_pair,
@@ -23,6 +23,7 @@ __all__ = [
     "barlow_twins",
     "cross_correlation",
     "cross_entropy",
+    "distillation",
     "feature_std_and_rank",
     "instance_nce",
     "instance_softmax",

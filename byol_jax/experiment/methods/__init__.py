@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from byol_jax.core import Method
-from byol_jax.experiment.methods import contrastive, predictive, redundancy
+from byol_jax.experiment.methods import contrastive, distill, predictive, redundancy
 from byol_jax.experiment.methods.parts import Facts, Parts, build_encoder
 from byol_jax.methods.probe import with_probe
 from byol_jax.methods.supervised import supervised
@@ -27,6 +27,7 @@ METHODS: dict[str, Callable[[ConfigDict, Parts, Facts], Method]] = {
     **predictive.METHODS,
     **contrastive.METHODS,
     **redundancy.METHODS,
+    **distill.METHODS,
     "supervised": _supervised,
 }
 
@@ -44,7 +45,7 @@ def build_method(config: ConfigDict, parts: Parts, facts: Facts) -> Method:
     """
     name = config.method.name
     method = METHODS[name](config[name], parts, facts)
-    if config.method.probe and facts.classes and name != "supervised":
+    if config.method.probe and facts.classes and name not in ("supervised", "distill"):
         classifier = heads.linear(facts.classes, dtype=parts.dtypes["param_dtype"])
         method = with_probe(method, parts.gather(classifier), parts.encoder.dim)
     return method

@@ -21,6 +21,7 @@ class Facts(NamedTuple):
     steps, steps_per_epoch: of the run.
     rows: of a micro-batch, over all devices.
     local: local views of each image, 0 unless the recipe is multi-crop.
+    mean, std: that the views are normalised with; () if not known.
     """
 
     examples: int
@@ -29,6 +30,8 @@ class Facts(NamedTuple):
     steps_per_epoch: int
     rows: int = 256
     local: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 class Parts(NamedTuple):

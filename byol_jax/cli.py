@@ -31,7 +31,10 @@ USER_ERRORS = (ValueError, TrainingError, OSError, ImportError, flags.Error)
 
 
 # Flags that name a file or folder: no shell expands the ~ of --workdir=~/runs/mine.
-PATHS = ("workdir", "status", "out", "json", "hlo", "config", "config.data.dir", "config.init_from")
+PATHS = (
+    *("workdir", "status", "out", "save", "json", "hlo", "config"),
+    *("config.data.dir", "config.init_from", "config.distill.teacher"),
+)
 
 
 def expand_home(argv: Sequence[str]) -> list[str]:

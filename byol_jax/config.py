@@ -33,7 +33,7 @@ MAY_CHANGE = (
     "eval.",
 )
 
-PATHS = ("data.dir", "init_from")
+PATHS = ("data.dir", "init_from", "distill.teacher")
 """Keys that name a file or folder; a ~ at their beginning stands for the home folder."""
 
 _OF_RESIDENT = ("eval.resize", "eval.antialias")
@@ -149,7 +149,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
             del config[group]
     _check_together(config)
     for key in PATHS:
-        put(config, key, os.path.expanduser(flat[key]))
+        if key.split(".")[0] in config:  # a group that is in use
+            put(config, key, os.path.expanduser(flat[key]))
     return config
 
 

@@ -118,7 +118,7 @@ KEYS = {
     "mesh.fsdp": _count(1),  # devices that share one copy of the state
     "views.recipe": _one_of(
         *("byol", "simclr", "cifar", "digits", "crop_flip", "multi_crop"),
-        *("moco_v1", "moco_v2"),
+        *("moco_v1", "moco_v2", "npid"),
     ),
     "views.placement": _one_of("host", "device"),  # by tf.data, or in the train step
     "views.mean": Key((), low=0, high=1),  # per channel, of images in 0..1; (): the data set's
@@ -135,7 +135,7 @@ KEYS = {
         *("byol", "siamese", "simclr", "supervised"),
         *("supcon", "barlow", "vicreg"),
         *("moco", "mocov3", "simsiam", "nnclr"),
-        *("swav", "dino"),
+        *("swav", "dino", "npid", "distill"),
     ),
     "method.probe": Key(True),  # train an online linear probe if there are labels
     "optimizer.name": _one_of("sgd", "lars", "adamw"),
@@ -332,6 +332,19 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "bn": _one_of("joint", "per_view"),  # the views of one size
             "bn_groups": _count(1),
         },
+        "npid": {
+            "out": _count(128),
+            "negatives": _count(4096, low=0),  # K, drawn for each example; 0: the full softmax
+            "temperature": _above_0(0.07),
+            "momentum": _share(0.5),  # of the rows of the memory bank
+            "bn_groups": _count(1),
+        },
+        "distill": {
+            "teacher": Key(""),  # folder of a classifier, from evaluate --save
+            "temperature": _above_0(1.0),  # of teacher and student
+            "alpha": _share(1.0),  # weight of the teacher; labels have the rest
+            "bn_groups": _count(1),
+        },
     },
     "optimizer.name": {
         "lars": {
@@ -351,6 +364,8 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "zero_init_last": Key(False),  # the last norm of each block starts with scale 0
             "project_first": Key(False),  # R18, R34: a projection shortcut in the first stage
             "space_to_depth": Key(False),  # imagenet stem on 2x2 px blocks: same results
+            # SimCLR v2's network: inner width of selective kernels, a share; 0.0: a plain ResNet
+            "sk_ratio": _share(0.0),
         },
     },
     "views.recipe": {

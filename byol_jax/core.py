@@ -124,6 +124,8 @@ class Method(NamedTuple):
     after_update(params, extra, step) -> (extra, metrics)      step: before the increment
     moving: ("stats", ...)                         entries of `extra` that change in a step
     prepare(params) -> params                      done to the parameters before each step
+    sharded: ("bank", ...)                         arrays of `extra` with one row for each example,
+                                                   whose axis 0 is sharded over all devices
     """
 
     init: Callable[[Array, Batch], tuple[Tree, Tree]]
@@ -134,6 +136,7 @@ class Method(NamedTuple):
     after_update: Callable[[Tree, Tree, Array], tuple[Tree, dict[str, Array]]] = _no_update
     moving: tuple[str, ...] = ("stats",)
     prepare: Callable[[Tree], Tree] = _as_they_are
+    sharded: tuple[str, ...] = ()
 
 
 @jax.tree_util.register_dataclass

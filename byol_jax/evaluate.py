@@ -1,11 +1,12 @@
 """Evaluate the encoder of a run, and an untrained one for comparison.
 
 python -m byol_jax.evaluate --workdir DIR --protocol knn|linear|finetune|fewshot \\
-    [--out DIR2] [--config.KEY=VALUE ...]
+    [--out DIR2] [--save DIR3] [--config.KEY=VALUE ...]
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 from byol_jax import cli, log
 from byol_jax.config import default_config, nearest, resolve
 from byol_jax.config_file import load_config
+from byol_jax.convert.classifier import FILE, save_classifier
 from byol_jax.experiment.evaluation import PROTOCOLS, check_reads, open_eval_data
 from byol_jax.processes import check_devices
 from byol_jax.run_folder import keep_compiled, read_run, same_precision
@@ -43,6 +45,7 @@ def evaluate(
     protocol: str,
     overrides: ConfigDict | None = None,
     out: str | Path | None = None,
+    save: str | Path | None = None,
 ) -> dict[str, Any]:
     """Run a protocol on a run's newest checkpoint; writes PROTOCOL.json.
 
@@ -51,6 +54,7 @@ def evaluate(
       protocol: knn, linear, finetune or fewshot.
       overrides: the run's config with other values of what the protocol reads; None: the run's own.
       out: folder of the result; None: `eval` in the folder of the run.
+      save: folder to make, for the classifier that linear or finetune trains (`distill.teacher`).
 
     Returns:
       What was written: `top1` and `untrained_top1` in percent, and what they were measured on:
@@ -59,7 +63,7 @@ def evaluate(
 
     Raises:
       ValueError: no such protocol or run, a key that the protocol does not read, data without
-        labels, or no place for the result: before anything is computed.
+        labels, or no place for the result or the classifier: before anything is computed.
       TrainingError: more images than `data.max_damaged` cannot be read.
       OSError: the result, which is then printed, could not be written after all.
     """
@@ -68,6 +72,7 @@ def evaluate(
             f"--protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}: "
             f"{nearest(protocol, PROTOCOLS)}"
         )
+    folder = None if save is None else _new_folder(save, protocol)
     workdir = Path(workdir).expanduser()
     own = load_config(workdir / "config.json")
     check_reads(protocol, own, own if overrides is None else overrides)
@@ -80,6 +85,9 @@ def evaluate(
         run = read_run(workdir, from_head=from_head)._replace(config=config)
         check_writable(place, "--out")
         data = open_eval_data(run)
+        kept: list[Any] = []
+        if folder is not None:
+            data = dataclasses.replace(data, keep=lambda *arrays: kept.append(arrays))
         log.say(
             f"{protocol} of step {run.info.step} on {data.train.num_examples:,} training and "
             f"{data.test.num_examples:,} test images of {config.data.name}"
@@ -99,7 +107,32 @@ def evaluate(
         print(table(protocol, result), flush=True)
         reason = e.strerror or str(e)
         raise OSError(f"The result above could not be written to {place} ({reason}).") from e
+    if folder is not None:
+        params, stats, linear_layer = kept[0]
+        save_classifier(folder, params, stats, linear_layer, run.info)
+        log.say(f"saved the classifier to {folder}")
     return result
+
+
+def _new_folder(save: str | Path, protocol: str) -> Path:
+    """The folder for a classifier.
+
+    Raises:
+      ValueError: the protocol trains none, or the folder has something in it.
+    """
+    folder = Path(save).expanduser()
+    if protocol not in ("linear", "finetune"):
+        raise ValueError(
+            f"--save keeps a classifier, and --protocol={protocol} trains none; use finetune or "
+            "linear."
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(
+            f"--save is {folder}, which exists already, and nothing is overwritten; name another "
+            "folder or remove it."
+        )
+    check_writable(folder / FILE, "--save")
+    return folder
 
 
 def main() -> int:
@@ -108,7 +141,7 @@ def main() -> int:
         raise ValueError("--workdir is missing; give the folder of a run.")
     protocol = flags.FLAGS.protocol
     f = flags.FLAGS
-    result = evaluate(f.workdir, protocol, f.config, f.out or None)
+    result = evaluate(f.workdir, protocol, f.config, f.out or None, f.save or None)
     print(table(protocol, result))
     return 0
 
@@ -132,5 +165,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", "", "folder of the run")
     flags.DEFINE_string("protocol", "knn", "knn, linear, finetune or fewshot")
     flags.DEFINE_string("out", "", "folder of the result; eval in the run folder by default")
+    flags.DEFINE_string("save", "", "folder to make for the classifier of linear or finetune")
     flags.DEFINE_bool("debug", False, "show tracebacks and the libraries' logs")
     cli.run(main, config=start)

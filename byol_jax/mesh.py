@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -67,19 +67,27 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_sharding(tree: Any, mesh: Mesh) -> Any:
+def state_sharding(tree: Any, mesh: Mesh, sharded: Sequence[str] = ()) -> Any:
     """Shardings of a train state: large arrays are sharded over `fsdp`, all others replicated.
 
     Args:
       tree: arrays or their shapes.
-      mesh: made by `make_mesh`; if its `fsdp` is 1, all arrays are replicated.
+      mesh: made by `make_mesh`; if its `fsdp` is 1, all arrays but those below are replicated.
+      sharded: names of entries of the state's `extra` (`Method.sharded`) whose axis 0 is sharded
+        over all devices, if their number divides it.
 
     Returns:
       A tree of shardings.
     """
     shares = mesh.shape["fsdp"]
 
-    def sharding(x: Any) -> NamedSharding:
+    def of_rows(path: Any, x: Any) -> bool:
+        names = [getattr(k, "name", getattr(k, "key", None)) for k in path[:2]]
+        return names[0] == "extra" and names[-1] in sharded and not x.shape[0] % mesh.size
+
+    def sharding(path: Any, x: Any) -> NamedSharding:
+        if of_rows(path, x):
+            return batch_sharding(mesh)
         axes = [i for i, side in enumerate(x.shape) if side % shares == 0]
         if shares == 1 or x.size < shares * SHARD_FROM or not axes:
             return replicated(mesh)
@@ -87,7 +95,7 @@ def state_sharding(tree: Any, mesh: Mesh) -> Any:
         names[min(axes, key=lambda i: _padded(x.shape, i, shares))] = "fsdp"
         return NamedSharding(mesh, PartitionSpec(*names))
 
-    return jax.tree.map(sharding, tree)
+    return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
 def gathered(module: Module, mesh: Mesh) -> Module:
@@ -185,6 +193,29 @@ def put_whole(array: np.ndarray, mesh: Mesh) -> jax.Array:
     """Put a whole array onto every device."""
     sharding = replicated(mesh)
     return jax.make_array_from_process_local_data(sharding, array, array.shape)
+
+
+class Placement(NamedTuple):
+    """Where the step computes with an array: functions that return the same array.
+
+    whole: on every device. rows: axis 0 sharded over all devices.
+    """
+
+    whole: Callable[[Any], Any]
+    rows: Callable[[Any], Any]
+
+
+ANYWHERE = Placement(lambda x: x, lambda x: x)
+"""Left to the compiler."""
+
+
+def placement(mesh: Mesh) -> Placement:
+    """The `Placement` on the devices of a mesh."""
+    put = jax.lax.with_sharding_constraint
+    return Placement(
+        lambda x: put(x, replicated(mesh)),
+        lambda x: put(x, batch_sharding(mesh)),
+    )
 
 
 def place(x: Any, sharding: Any) -> Any:

@@ -14,11 +14,10 @@ from ml_collections import ConfigDict
 from byol_jax import log
 from byol_jax.checkpoint import Checkpoints
 from byol_jax.config_file import load_config
+from byol_jax.convert.classifier import with_first_layer
 from byol_jax.convert.info import EncoderInfo, build_encoder, check_arrays, info_from_json
 from byol_jax.core import Encoder, Method, Tree
 from byol_jax.events import read_events
-from byol_jax.models import DTYPES, heads
-from byol_jax.models.network import extended
 from byol_jax.untrusted import one_error
 
 
@@ -208,17 +207,9 @@ def _from_head(run: RunEncoder, params: Tree, stats: Tree) -> RunEncoder:
             "eval.finetune_from is 'head1', the first layer of a projector of two layers or more, "
             f"but {run.info.method!r} of this run has {found}; set eval.finetune_from=encoder."
         )
-    kernel = params["fc1"]["kernel"]
-    layer = heads.first_layer(
-        kernel.shape[1],
-        norm="bn1" in params,
-        bias="bias" in params["fc1"],
-        dtype=DTYPES[run.encoder.config["dtype"]],
-        param_dtype=kernel.dtype,
-    )
     own, own_stats = ({k: v for k, v in t.items() if k in ("fc1", "bn1")} for t in (params, stats))
     return run._replace(
-        encoder=extended(run.encoder, layer),
+        encoder=with_first_layer(run.encoder, params),
         params={"encoder": run.params, "head": own},
         stats={"encoder": run.stats, "head": own_stats},
     )

@@ -126,7 +126,8 @@ def resnet_layers(blocks: Sequence[int]) -> tuple[Callable[[str], int], int]:
       ValueError: when the parameters are known, if they are not those of such a network.
     """
     names = [f"layer{stage}_{i}" for stage, n in enumerate(blocks, 1) for i in range(n)]
-    layers = {"conv1": 0, "bn1": 0} | {name: i for i, name in enumerate(names, 1)}
+    stem = ("conv1", "bn1", *(f"stem_{kind}{i}" for i in (1, 2) for kind in ("conv", "bn")))
+    layers = dict.fromkeys(stem, 0) | {name: i for i, name in enumerate(names, 1)}
 
     def layer_of(path: str) -> int:
         top, name = (*path.split("/"), "")[:2]

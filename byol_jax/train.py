@@ -147,7 +147,7 @@ class Run:
             meta = {} if last is None else saved.meta(last)
             if last is not None:
                 check_data(self.workdir, meta | {"step": last}, self.data, e.facts.steps)
-                state = saved.restore(last, like, mesh.state_sharding(like, e.mesh))
+                state = saved.restore(last, like, jax.tree.map(lambda x: x.sharding, like))
                 log.say(f"resumed from step {last}")
         if last is None:
             with log.busy("initialising"), self.monitor.doing("start", "initialising"):

@@ -6,7 +6,7 @@ One root key per run: the step's key is `fold_in(root, step)`, so that no key ne
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -54,7 +54,7 @@ def init_state(
             structure, jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, constants))(key)
         )
 
-    where = meshes.state_sharding(like, mesh)
+    where = meshes.state_sharding(like, mesh, method.sharded)
     return jax.jit(run, out_shardings=where)([np.asarray(c) for c in traced.consts], key)
 
 
@@ -66,7 +66,7 @@ def state_shapes(
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         like,
-        meshes.state_sharding(like, mesh),
+        meshes.state_sharding(like, mesh, method.sharded),
     )
 
 
@@ -162,12 +162,12 @@ def make_train_step(
     return step
 
 
-def jit_step(step: Step, mesh: Mesh) -> Step:
+def jit_step(step: Step, mesh: Mesh, sharded: Sequence[str] = ()) -> Step:
     """The step compiled for a mesh: batch rows sharded over the devices, the state donated.
 
-    Before and after, the state is placed with `mesh.state_sharding`.
+    Before and after, the state is placed with `mesh.state_sharding`; `sharded` is the method's.
     """
-    step, sharding = _with_state_sharding(step, mesh)
+    step, sharding = _with_state_sharding(step, mesh, sharded)
     others = (meshes.batch_sharding(mesh), meshes.replicated(mesh))
     return _compiled(step, mesh, sharding, others)
 
@@ -197,23 +197,28 @@ def _compiled(function: Callable[..., Any], mesh: Mesh, state: Any, others: Any)
     )
 
 
-def _with_state_sharding(step: Step, mesh: Mesh) -> tuple[Step, Sharding | None]:
+def _with_state_sharding(
+    step: Step, mesh: Mesh, sharded: Sequence[str]
+) -> tuple[Step, Sharding | None]:
     """The step that returns its state with `mesh.state_sharding`, and the sharding for jit.
 
     The sharding of each array depends on its shape, which is not known before the call. None makes
     jit keep the argument's own sharding, and the step itself constrains that of its result.
     """
-    if mesh.shape["fsdp"] == 1:
+    if mesh.shape["fsdp"] == 1 and not sharded:
         return step, meshes.replicated(mesh)
 
     def kept(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
         state, metrics = step(state, batch, key)
-        return jax.lax.with_sharding_constraint(state, meshes.state_sharding(state, mesh)), metrics
+        where = meshes.state_sharding(state, mesh, sharded)
+        return jax.lax.with_sharding_constraint(state, where), metrics
 
     return kept, None
 
 
-def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
+def jit_steps(
+    step: Step, mesh: Mesh, most: int, constants: Batch, sharded: Sequence[str] = ()
+) -> Step:
     """Several steps in one dispatch, compiled for a mesh.
 
     Args:
@@ -222,13 +227,14 @@ def jit_steps(step: Step, mesh: Mesh, most: int, constants: Batch) -> Step:
       most: K, the largest number of steps. The number in each call is an argument: the same program
         runs any number, so that results do not depend on how steps are grouped into dispatches.
       constants: arrays on the devices that are added to every batch (a data set).
+      sharded: as for `jit_step`.
 
     Returns:
       steps(state, {key: [K, B, ...], "count": []}, root_key) -> (state, metrics [K]); metrics from
       `count` on are zero. With K = 1 there is no loop around the step.
     """
     whole, rows = meshes.replicated(mesh), meshes.steps_sharding(mesh)
-    step, sharding = _with_state_sharding(step, mesh)
+    step, sharding = _with_state_sharding(step, mesh, sharded)
     # Traced once, for the shapes of its metrics and in the loop alike.
     step = jax.jit(step, inline=True)
 

@@ -36,7 +36,7 @@ from flax import linen as nn
 from byol_jax import mesh as meshes
 from byol_jax import models
 from byol_jax.core import TrainState
-from byol_jax.models.resnet import ConvSpec
+from byol_jax.models.layers import ConvSpec
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -126,7 +126,7 @@ def mini_encoder(dtype="float64"):
 
 def filled(shapes, seed=0):
     """NumPy values for a tree of shapes, by name: drawn kernels, ones for scales and variances,
-    random directions for a queue.
+    random directions for a queue and a memory bank.
 
     In place of the real init, whose draws take XLA longer to compile than the train step.
     """
@@ -137,7 +137,7 @@ def filled(shapes, seed=0):
         if name == "kernel":
             fan_in = np.prod(leaf.shape[:-1])
             return (random.randn(*leaf.shape) / np.sqrt(fan_in)).astype(leaf.dtype)
-        if name == "queue":
+        if name in ("queue", "bank"):
             rows = random.randn(*leaf.shape)
             return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(leaf.dtype)
         return np.full(leaf.shape, float(name in ("scale", "var")), leaf.dtype)
@@ -146,14 +146,15 @@ def filled(shapes, seed=0):
 
 
 def start_state(method, optimizer, batch, devices=1, seed=0):
-    """A train state with `filled` values, replicated over the first `devices` devices."""
+    """A train state with `filled` values, as it lies on the first `devices` devices."""
     params, extra = filled(jax.eval_shape(method.init, jax.random.key(0), batch), seed)
     opt_state = jax.tree.map(
         lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(optimizer.init, params)
     )
     zero = np.zeros((), np.int32)
     state = TrainState(zero, zero, params, extra, opt_state)
-    return jax.device_put(state, meshes.replicated(first_devices(devices)))
+    mesh = first_devices(devices)
+    return jax.device_put(state, meshes.state_sharding(state, mesh, method.sharded))
 
 
 def first_devices(n):

@@ -185,6 +185,7 @@ SINCE = {
     "eval.finetune_from": "encoder",
     "optimizer.hold": [], "optimizer.hold_epochs": 0.0, "optimizer.hold_steps": 0,
     "lars.larc": False, "adamw.b2": 0.999, "adamw.eps": 1e-8, "data.bits": 0, "data.orient": False,
+    "resnet.sk_ratio": 0.0,
 }  # fmt: skip
 GONE = {
     "encoder.": ("stem", "zero_init_last", "project_first", "space_to_depth"),

@@ -25,8 +25,10 @@ from byol_jax.mesh import put_batch, replicated
 from byol_jax.methods.barlow import barlow
 from byol_jax.methods.byol import byol
 from byol_jax.methods.dino import dino, warmed_up
+from byol_jax.methods.distill import Teacher, distill
 from byol_jax.methods.moco import moco
 from byol_jax.methods.nnclr import nnclr
+from byol_jax.methods.npid import npid
 from byol_jax.methods.probe import with_probe
 from byol_jax.methods.siamese import siamese
 from byol_jax.methods.simclr import contrastive, simclr
@@ -128,6 +130,18 @@ def dino_of(dtype):
     return dino(net, net, 6, temperature=0.5, local=3, **schedules)
 
 
+def npid_of(dtype, negatives):
+    net = network(mini_encoder(dtype), make_head(dtype, (8,), last_bias=True))
+    return npid(net, examples=40, negatives=negatives, temperature=0.5)
+
+
+def distill_of(dtype):
+    linear = {"kernel": np.ones((16, CLASSES), dtype), "bias": np.zeros(CLASSES, dtype)}
+    teacher = Teacher(mini_encoder(dtype), *encoder_start(dtype), linear)
+    classifier = heads.linear(CLASSES, dtype=jnp.dtype(dtype))
+    return distill(mini_encoder(dtype), classifier, teacher, temperature=0.5, alpha=0.75)
+
+
 def supervised_of(dtype, **options):
     return supervised(mini_encoder(dtype), CLASSES, **options)
 
@@ -177,6 +191,9 @@ METHODS = {
     "vicreg": vicreg_of,
     "swav": lambda dtype: swav_of(dtype, queue=16, queue_start=0, local=3),
     "dino probed": lambda dtype: probed(dino_of(dtype), dtype),
+    "distill": distill_of,
+    "npid": lambda dtype: npid_of(dtype, 5),
+    "npid probed, softmax": lambda dtype: probed(npid_of(dtype, 0), dtype),
     "supervised": supervised_of,
     "supervised, frozen": frozen_of,
 }
@@ -212,7 +229,7 @@ def trained(name, devices=1, dtype="float64", steps=STEPS):
     batch, mesh = batch_for(method, dtype), first_devices(devices)
     state = start_state(method, optimizer, batch, devices)
     states, losses, batch = {0: named(state)}, [], put_batch(batch, mesh)
-    step = jit_step(make_train_step(method, optimizer), mesh)
+    step = jit_step(make_train_step(method, optimizer), mesh, method.sharded)
     step = compiled(step, state, batch, jax.random.key(1))
     for i in range(steps):
         state, metrics = step(state, batch, jax.random.key(1))
@@ -329,6 +346,7 @@ IN_FLOAT32 = (
     "vicreg",
     "swav",
     "dino probed",
+    "npid",
     "supervised",
     "supervised, frozen",
 )
@@ -341,7 +359,7 @@ def test_a_float32_step_on_four_devices_is_the_float64_step_on_one(name, x64):
     jax.config.update("jax_enable_x64", False)
     four = trained(name, 4, "float32", 1).states[1]
     for k, value in exact.items():
-        assert four[k].dtype == (np.int32 if value.ndim == 0 else np.float32), k
+        assert four[k].dtype == (np.int32 if value.dtype == np.int32 else np.float32), k
         np.testing.assert_allclose(four[k], value, rtol=1e-5, atol=1e-5, err_msg=k)
 
 
@@ -366,7 +384,7 @@ def test_the_online_encoder_is_found(x64, name):
     """Fails if a wrapper hides the encoder, or the target is evaluated in its place."""
     run = trained(name)
     params, stats = run.method.encoder(run.state.params, run.state.extra)
-    frozen, flat = "frozen" in name, "supervised" in name
+    frozen, flat = "frozen" in name, name.startswith(("supervised", "distill"))
     home = run.state.extra if frozen else run.state.params
     assert params is home["encoder"]
     assert stats is (run.state.extra["stats"] if flat else run.state.extra["stats"]["encoder"])

@@ -1,5 +1,11 @@
 """From a config to the objects of a run: every key is used, what does not fit is refused early."""
 
+import atexit
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +15,7 @@ from conftest import filled, make_batch, mini_encoder, named
 from byol_jax import mesh as meshes
 from byol_jax import models
 from byol_jax.config import GROUPS, KEYS, default_config, put, resolve
+from byol_jax.convert.classifier import save_classifier
 from byol_jax.convert.info import EncoderInfo
 from byol_jax.convert.native import save_encoder
 from byol_jax.core import Method
@@ -48,7 +55,22 @@ class Recorder:
 
 
 def defaults(choice, name):
-    return {key: row.default for key, row in GROUPS[choice][name].items()}
+    values = {key: row.default for key, row in GROUPS[choice][name].items()}
+    return values | ({"teacher": a_teacher(3)} if "teacher" in values else {})
+
+
+@functools.cache
+def a_teacher(classes):
+    """The folder of a classifier of grey or coloured 8 px images."""
+    encoder = models.make_encoder("tiny", width=0.25)
+    image = jax.ShapeDtypeStruct((1, 1, 8, 8, 3), np.float32)
+    params, stats = filled(jax.eval_shape(encoder.init, jax.random.key(0), image))
+    linear = {"kernel": np.ones((32, classes), np.float32), "bias": np.ones(classes, np.float32)}
+    folder = tempfile.mkdtemp(prefix="byol_jax_teacher_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    info = EncoderInfo(encoder.config, 8, (0.5,) * 3, (0.25,) * 3, 8)
+    save_classifier(Path(folder, "out"), params, stats, linear, info)
+    return f"{folder}/out"
 
 
 def parts(dtype="float64"):
@@ -115,6 +137,7 @@ METHOD_KEYS = {
     "covariance": 2.0, "prototypes": 7, "epsilon": 0.5, "iterations": 2,
     "queue_epoch": 2.0, "teacher_start": 0.5, "teacher_temperature": 0.5, "teacher_epochs": 3,
     "centre_momentum": 0.5,
+    "negatives": 7, "momentum": 0.25, "teacher": None, "alpha": 0.5,
 }  # fmt: skip
 # What must be set for a key to matter: beside it, and for any.
 BESIDE = {"margin": {"loss": "triplet"}, "l2": {"loss": "n_pair"}}
@@ -140,6 +163,8 @@ def test_every_key_of_a_method_changes_its_program(x64, name):
         other = METHOD_KEYS[key]
         if key == "bn":
             other = "joint" if base["bn"] == "per_view" else "per_view"
+        if key == "teacher":
+            other = a_teacher(4)
         changed = Recorder({**base, **BESIDE.get(key, {}), key: other})
         texts[key] = program(METHODS[name](changed, parts(), FACTS))
         if key in BESIDE:
@@ -229,6 +254,7 @@ def test_an_encoder_gets_every_key_of_its_group():
     assert {k.split("__")[1]: v for k, v in changed.items()}.items() <= found.items()
     blocks = build_encoder(resolve(config_of(resnet__space_to_depth=True)), 3)
     assert blocks.config["space_to_depth"]
+    assert build_encoder(resolve(config_of(resnet__sk_ratio=0.5)), 3).config["sk_ratio"] == 0.5
     keys = {k.split(".")[1] for k in KEYS if k.startswith("encoder.")}
     assert found.keys() == keys | GROUPS["encoder.name"]["resnet"].keys() | {"channels"}
 
@@ -276,6 +302,42 @@ def test_supervised_training_needs_labels():
     config = resolve(config_of(method__name="supervised"))
     with pytest.raises(ValueError, match="'supervised', but the data have no labels"):
         build_method(config, parts(), FACTS._replace(classes=0))
+
+
+PLAIN, NORMED = {"kernel", "bias"}, {"scale", "bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "head"),
+    [
+        ("simclr", {"layers": 0}, {}),
+        ("simclr", {"layers": 1}, {"fc1": {"kernel"}, "bn1": {"scale"}}),
+        (
+            "simclr",
+            {},
+            {"fc1": {"kernel"}, "bn1": NORMED, "fc2": {"kernel"}, "bn2": {"scale"}},
+        ),
+        ("simclr", {"norm": False}, {"fc1": PLAIN, "fc2": PLAIN}),
+        ("supcon", {"norm": False, "layers": 1}, {"fc1": PLAIN}),
+        (
+            "barlow",
+            {},
+            {f"fc{i}": {"kernel"} for i in (1, 2, 3)} | {"bn1": NORMED, "bn2": NORMED},
+        ),
+        (
+            "vicreg",
+            {},
+            {"fc1": PLAIN, "fc2": PLAIN, "fc3": {"kernel"}, "bn1": NORMED, "bn2": NORMED},
+        ),
+    ],
+)
+def test_the_parts_of_a_projector(name, values, head):
+    """Fails if a head has a bias or a norm that its paper's has not, or lacks one."""
+    keys = {**defaults("method.name", name), "hidden": 8, "out": 4, **values}
+    method = METHODS[name](Recorder(keys), parts("float32"), FACTS)
+    batch = make_batch(4, "float32")
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
+    assert {layer: set(names) for layer, names in params["projector"].items()} == head
 
 
 def test_supcon_needs_labels():
@@ -347,8 +409,9 @@ def small(method, recipe, **values):
         (
             "supervised",
             "byol",
-            r"supervised takes 1 'views' .*byol makes 2 'views'; views\.recipe=crop_flip makes one",
+            r"supervised takes 1 'views' .*byol makes 2 'views'; .*=crop_flip make one view",
         ),
+        ("npid", "byol", r"npid takes 1 'views' .*byol makes 2 'views'; views\.recipe=npid and"),
         ("supervised", "multi_crop", r"supervised takes 1 'views' .* and 6 'local'"),
     ],
 )
@@ -374,6 +437,7 @@ def test_views_that_a_method_does_not_take(method, recipe, message):
         ("nnclr", "cifar"),
         *(("byol", "multi_crop"), ("swav", "multi_crop"), ("dino", "multi_crop")),
         *(("swav", "simclr"), ("dino", "cifar")),
+        ("npid", "npid"),
     ],
 )
 def test_views_that_a_method_takes(method, recipe):

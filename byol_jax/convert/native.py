@@ -37,7 +37,13 @@ FORMAT, VERSION = "byol_jax encoder", 1
 INFO_FILE, ARRAYS_DIR = "encoder.json", "arrays"
 
 
-def save_encoder(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> None:
+def save_encoder(
+    out: Path,
+    params: Tree,
+    stats: Tree,
+    info: EncoderInfo,
+    beside: Mapping[str, bytes] | None = None,
+) -> None:
     """Write an encoder, with everything needed to rebuild it, as a folder.
 
     Args:
@@ -45,6 +51,7 @@ def save_encoder(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> Non
       params: the encoder's parameters, float32.
       stats: its batch-norm statistics, float32.
       info: its description, and how its images were normalised.
+      beside: further files, name -> content.
 
     Raises:
       ValueError: `out` is not empty, or the arrays do not match the encoder's (all are listed).
@@ -69,6 +76,8 @@ def save_encoder(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> Non
             "transform": info.transform,
         }
         (folder / INFO_FILE).write_text(json.dumps(described, indent=2) + "\n")
+        for name, content in (beside or {}).items():
+            (folder / name).write_bytes(content)
         write_manifest(folder)
 
     write_folder(out, fill)

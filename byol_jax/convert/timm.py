@@ -69,6 +69,11 @@ def require_exact(config: Mapping[str, Any]) -> Encoder:
             f"width {full['width']:g} widens every layer, which their ResNets cannot (wide_resnet "
             "widens only the 3x3 convolutions)"
         )
+    elif full["sk_ratio"]:
+        reason = (
+            "sk_ratio is SimCLR v2's network, with one 3x3 convolution split in two and ResNet-D's "
+            "stem; timm's skresnet is another one (export to orbax keeps it)"
+        )
     elif full["stem"] != "imagenet":
         reason = f"their stem is always 7x7 with stride 2 and a max-pool, not {full['stem']!r}"
     elif full["padding"] != "torch":

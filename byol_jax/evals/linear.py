@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from byol_jax.core import Encoder, TrainState
+from byol_jax.core import Encoder, TrainState, Tree
 from byol_jax.evals.features import NothingToJudge, extract, topk_accuracy
 from byol_jax.faults import Damage
 from byol_jax.log import say
@@ -25,6 +25,8 @@ from byol_jax.train_step import init_state, jit_step, make_train_step
 
 Batches = Iterable[Mapping[str, np.ndarray]]
 Scorer = Callable[["Part"], tuple[np.ndarray, np.ndarray]]
+Keep = Callable[[Tree, Tree, dict[str, jax.Array]], None]
+"""What becomes of a trained classifier: (params, stats) of its encoder, {"kernel", "bias"}."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +77,7 @@ def _train(
     classes: int,
     lrs: tuple[float, ...],
     mesh: Mesh,
+    keep: Keep | None = None,
 ) -> tuple[Scorer, int]:
     """Train one linear layer per learning rate; returns a function part -> scores [N, L, K]."""
     devices = mesh.devices.size
@@ -110,6 +113,9 @@ def _train(
     state = fit(state, Program(step, chain(), key, mesh), options, Hooks(damage=part.damage))
     if not learned.any():
         raise NothingToJudge("No training image has a label that is known and can be read.")
+    if keep is not None:
+        linear_layer = {k: x[0] for k, x in state.params["head"].items()}
+        keep(*method.encoder(state.params, state.extra), linear_layer)
 
     def score(part: Part) -> tuple[np.ndarray, np.ndarray]:
         @jax.jit
@@ -131,6 +137,7 @@ def linear(
     protocol: Protocol,
     classes: int,
     mesh: Mesh,
+    keep: Keep | None = None,
 ) -> dict[str, float]:
     """Choose the learning rate on a validation part, train on all, report the test accuracy.
 
@@ -140,6 +147,7 @@ def linear(
       protocol: how to train; frozen features need one pass, fine-tuning one per learning rate.
       classes: number of classes K.
       mesh: the devices.
+      keep: is given the classifier trained on all images.
 
     Returns:
       {"top1", "top5", "lr", "validation_top1"}, accuracies in percent; {"train_images",
@@ -152,8 +160,8 @@ def linear(
     Reference: Grill et al. 2020, appendix D.1.
     """
 
-    def train(part: Part, lrs: tuple[float, ...]) -> tuple[Scorer, int]:
-        return _train(encoder, part, protocol, classes, lrs, mesh)
+    def train(part: Part, lrs: tuple[float, ...], keep: Keep | None = None) -> tuple[Scorer, int]:
+        return _train(encoder, part, protocol, classes, lrs, mesh, keep)
 
     lrs = protocol.lrs
     # Frozen features are the same for every learning rate, so all are trained in one pass.
@@ -166,7 +174,7 @@ def linear(
     best = int(np.argmax(accuracy))
     swept = ", ".join(f"{lr:g}: {a:.2f}" for lr, a in zip(lrs, accuracy, strict=True))
     say(f"validation top-1 by learning rate: {swept}; training on all with {lrs[best]:g}")
-    score, learned = train(parts.train, (lrs[best],))
+    score, learned = train(parts.train, (lrs[best],), keep)
     scores, labels = score(parts.test)
     result = topk_accuracy(scores[:, 0], labels)
     result |= {"lr": lrs[best], "validation_top1": accuracy[best]}

@@ -111,12 +111,12 @@ def build(
     if config.data.placement == "resident":
         side = config.data.resident_size or eval_spec.resize
         source = decode(source, side, where, eval_spec.antialias)
-    facts = _facts(config, source, recipe)
+    facts = _facts(config, source, recipe)._replace(mean=eval_spec.mean, std=eval_spec.std)
     encoder = build_encoder(config, source.channels)
     start = encoder
     if config.init_from and not resumed:
         start = _pretrained(encoder, config.init_from)
-    parts = Parts(start, _gather(where))
+    parts = Parts(start, _gather(where), mesh.placement(where))
     method = build_method(config, parts, facts)
     check_takes(config.method.name, method.takes, config.views.recipe, recipe)
     info = EncoderInfo(
@@ -173,7 +173,7 @@ def _pretrained(encoder: Encoder, path: str) -> Encoder:
       ValueError: the export has another architecture.
     """
     given, *arrays, _ = read_encoder(path)
-    for key in ("name", "width", "stem", "padding", "project_first", "channels"):
+    for key in ("name", "width", "stem", "padding", "project_first", "sk_ratio", "channels"):
         ours, theirs = encoder.config[key], given.config[key]
         if ours != theirs:
             raise ValueError(
@@ -215,13 +215,14 @@ def build_damage(e: Experiment, seen: Any) -> Damage:
 def build_options(e: Experiment, steps_per_dispatch: int) -> Options:
     """When the loop logs, saves and evaluates."""
     c = e.config
+    labelled = c.method.name in ("supervised", "distill")
     return Options(
         total_steps=e.facts.steps,
         batch_size=c.batch_size,
         log_every=c.log_every,
         checkpoint_every=c.checkpoint_every,
         evaluate_every=c.evaluate_every * e.facts.steps_per_epoch,
-        collapse_threshold=0.0 if c.method.name == "supervised" else c.collapse.threshold,
+        collapse_threshold=0.0 if labelled else c.collapse.threshold,
         collapse_stop=c.collapse.stop,
         steps_per_dispatch=steps_per_dispatch,
         what=f"the train step ({c.method.name}, {c.encoder.name}, batch {c.batch_size})",

@@ -20,7 +20,7 @@ from byol_jax.data.source import Source
 from byol_jax.evals.features import Extracted, NothingToJudge, extract, pixels, topk_accuracy
 from byol_jax.evals.fewshot import fewshot, rare_classes
 from byol_jax.evals.knn import knn
-from byol_jax.evals.linear import Part, Parts, Protocol, linear
+from byol_jax.evals.linear import Keep, Part, Parts, Protocol, linear
 from byol_jax.experiment.build import Experiment, open_data
 from byol_jax.experiment.views import build_views
 from byol_jax.faults import Damage
@@ -98,11 +98,12 @@ def build_evaluation(
     test = known(test)
     train = limited(known(e.source), e.config.eval.train_examples)
     size = eval_batch_size(e.config, e.mesh)
+    of_metric = {"probe": "probe", "classifier": "logits"}
 
     @jax.jit  # one function object: every evaluation of the run shares one compilation
     def outputs(weights: Tree, images: jax.Array) -> dict[str, jax.Array]:
         found = e.method.features(weights[0], weights[1], images)
-        return {k: v for k, v in found.items() if k in ("h", "probe")}
+        return {k: v for k, v in found.items() if k in ("h", *of_metric.values())}
 
     where = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     damage = [count_damage(part, e.config.data.max_damaged) for part in (train, test)]
@@ -123,8 +124,9 @@ def build_evaluation(
             except NothingToJudge as error:
                 log.say(f"WARNING: no kNN and no probe accuracy: {error}")
                 return {}
-        if "probe" in b.outputs:
-            metrics["probe/test_top1"] = topk_accuracy(b.outputs["probe"], b.labels)["top1"]
+        for name, output in of_metric.items():
+            if output in b.outputs and b.outputs[output].shape[-1] == e.source.classes:
+                metrics[f"{name}/test_top1"] = topk_accuracy(b.outputs[output], b.labels)["top1"]
         log.say(", ".join(f"{k} {v:.2f}" for k, v in metrics.items()))
         return metrics | {f"knn/{k}": v for k, v in counts.items()}
 
@@ -147,7 +149,8 @@ def _knn(config: ConfigDict, train: Extracted, test: Extracted, classes: int) ->
 class EvalData:
     """The data and the devices on which encoders are compared.
 
-    train, test: their labelled images. damage: what could not be read of each.
+    train, test: their labelled images. damage: what could not be read of each. keep: is given the
+    classifier that linear or finetune trains on the run's encoder.
     """
 
     config: ConfigDict
@@ -157,6 +160,7 @@ class EvalData:
     spec: EvalSpec
     mesh: Mesh
     damage: tuple[Damage, Damage]
+    keep: Keep | None = None
 
     def features(self, encoder: Encoder, start: tuple[Tree, Tree], source: Source) -> Extracted:
         """Pooled features of a source's centre crops.
@@ -314,7 +318,9 @@ def _run_supervised(run: RunEncoder, data: EvalData, train: Source, frozen: bool
     result: dict[str, Any] = {}
     for prefix, start in _candidates(run).items():
         log.say(f"{'untrained' if prefix else 'pre-trained'} encoder:")
-        found = linear(starting_from(run.encoder, *start), parts, protocol, classes, data.mesh)
+        keep = None if prefix else data.keep
+        encoder = starting_from(run.encoder, *start)
+        found = linear(encoder, parts, protocol, classes, data.mesh, keep)
         counts = {k: found.pop(k) for k in ("train_images", "test_images")}
         result |= {prefix + k: v for k, v in found.items()} | counts
     return result | {"validation_images": held.num_examples}

@@ -134,8 +134,8 @@ def build_step(e: Experiment, feed: Feed, constants: Batch) -> Step:
     accumulate = e.config.optimizer.accumulate
     step = make_train_step(e.method, e.optimizer, feed.views, accumulate=accumulate)
     if not feed.steps_per_dispatch:
-        return jit_step(step, e.mesh)
-    return jit_steps(step, e.mesh, feed.steps_per_dispatch, constants)
+        return jit_step(step, e.mesh, e.method.sharded)
+    return jit_steps(step, e.mesh, feed.steps_per_dispatch, constants, e.method.sharded)
 
 
 def view_renderer(

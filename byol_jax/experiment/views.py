@@ -64,7 +64,7 @@ def check_takes(method: str, takes: Mapping[str, int], name: str, recipe: Recipe
 
     hint = "views.recipe byol, simclr, cifar, digits, moco_v1 and moco_v2 make two"
     if dict(takes) == {"views": 1}:
-        hint = "views.recipe=crop_flip makes one view"
+        hint = "views.recipe=npid and views.recipe=crop_flip make one view"
     elif "local" in takes:
         hint = "views.recipe=multi_crop makes multi_crop.count local views"
     raise ValueError(

@@ -1,6 +1,6 @@
 """Losses as pure functions of embeddings, each with its equation; masked rows never count."""
 
-from byol_jax.losses.classification import cross_entropy
+from byol_jax.losses.classification import cross_entropy, distillation
 from byol_jax.losses.clusters import code_prediction, sinkhorn
 from byol_jax.losses.collapse import feature_std_and_rank
 from byol_jax.losses.contrastive import (
@@ -10,6 +10,7 @@ from byol_jax.losses.contrastive import (
     supervised_contrastive,
 )
 from byol_jax.losses.info_nce import info_nce, info_nce_in_batch, symmetric_info_nce
+from byol_jax.losses.instances import instance_nce, instance_softmax
 from byol_jax.losses.predictive import negative_cosine, regression, regression_of_all
 from byol_jax.losses.reductions import (
     masked_covariance,
@@ -25,9 +26,12 @@ __all__ = [
     "code_prediction",
     "cross_correlation",
     "cross_entropy",
+    "distillation",
     "feature_std_and_rank",
     "info_nce",
     "info_nce_in_batch",
+    "instance_nce",
+    "instance_softmax",
     "margin_triplet",
     "masked_covariance",
     "masked_logits",

@@ -14,8 +14,9 @@ from jax import Array
 from byol_jax.core import Encoder, Features
 from byol_jax.models.groups import grouped, joint, shuffled
 from byol_jax.models.init import draw_kernels
+from byol_jax.models.layers import ConvSpec
 from byol_jax.models.norm import Groups
-from byol_jax.models.resnet import DEPTHS, ConvSpec, ResNet, Tiny
+from byol_jax.models.resnet import DEPTHS, ResNet, Tiny
 
 __all__ = ["DTYPES", "ENCODERS", "grouped", "joint", "make_encoder", "shuffled"]
 
@@ -39,6 +40,7 @@ def make_encoder(
     drop_path: float = 0.0,
     remat: bool = False,
     space_to_depth: bool = False,
+    sk_ratio: float = 0.0,
     dtype: str = "float32",
     channels: int = 3,
 ) -> Encoder:
@@ -55,6 +57,8 @@ def make_encoder(
       remat: recompute each block in the backward pass instead of keeping its activations.
       space_to_depth: compute the imagenet stem's convolution on blocks of 2x2 pixels, with the same
         parameters and results; for images of an even size.
+      sk_ratio: above 0, the network of SimCLR v2: selective kernels with this ratio of inner width
+        in every bottleneck, and ResNet-D's stem and shortcuts; the authors' is 0.0625.
       dtype: of the computation: "bfloat16", "float32" (parameters and statistics are float32), or
         "float64" (all of it; for tests).
       channels: image channels.
@@ -72,23 +76,36 @@ def make_encoder(
     _one_of("encoder.dtype", dtype, tuple(DTYPES))
     if not 0.25 <= width <= 4:
         raise ValueError(f"encoder.width is {width}; expected a value from 0.25 to 4.")
+    if not 0 <= sk_ratio <= 1:
+        raise ValueError(f"resnet.sk_ratio is {sk_ratio}; expected 0 to 1.")
     if not 0 <= drop_path < 1:
         raise ValueError(f"encoder.drop_path is {drop_path}; expected a rate in [0, 1).")
     param_dtype = jnp.float64 if dtype == "float64" else jnp.float32
     spec = ConvSpec(padding, DTYPES[dtype], param_dtype)
     module: nn.Module
     if name == "tiny":
-        if zero_init_last or project_first or drop_path or remat or space_to_depth:
+        if zero_init_last or project_first or drop_path or remat or space_to_depth or sk_ratio:
             raise ValueError(
                 "encoder.name 'tiny' has no residual blocks and no 7x7 stem: zero_init_last, "
-                "project_first, drop_path, remat and space_to_depth must keep their defaults."
+                "project_first, drop_path, remat, space_to_depth and sk_ratio must keep their "
+                "defaults."
             )
         module, dim = Tiny(width, spec), round(128 * width)
     else:
         if space_to_depth and stem != "imagenet":
             raise ValueError(f"encoder.stem {stem!r} has no 7x7 convolution for space_to_depth.")
+        if space_to_depth and sk_ratio:
+            raise ValueError(
+                "encoder.space_to_depth is of the 7x7 stem, and resnet.sk_ratio has three 3x3 "
+                "convolutions instead; set one of them to its default."
+            )
         depth = int(name.removeprefix("resnet"))
-        options = (zero_init_last, project_first, drop_path, remat, space_to_depth)
+        if sk_ratio and not DEPTHS[depth][1]:
+            raise ValueError(
+                f"resnet.sk_ratio is {sk_ratio}, but {name!r} has no bottlenecks, whose "
+                "3x3 convolution it splits; use resnet50 or a deeper one, or set it to 0.0."
+            )
+        options = (zero_init_last, project_first, drop_path, remat, space_to_depth, sk_ratio)
         module = ResNet(depth, width, stem, spec, *options)
         dim = round(64 * width) * 8 * (4 if DEPTHS[depth][1] else 1)
     return _wrap(module, dim, channels, DTYPES[dtype], config)

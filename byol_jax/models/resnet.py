@@ -7,16 +7,15 @@ that `convert/timm.py` is a change of layout only.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from byol_jax.models.conv import conv
-from byol_jax.models.norm import GroupBatchNorm, Groups
+from byol_jax.models.layers import ConvSpec
+from byol_jax.models.norm import Groups
+from byol_jax.models.selective import SelectiveKernels, shortcut_pool
 from byol_jax.models.stem import BlockConv
 
 # depth -> (blocks per stage, bottleneck)
@@ -30,40 +29,6 @@ DEPTHS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class ConvSpec:
-    """Settings shared by the convolutions and norms of one network.
-
-    padding: "torch" pads k // 2 on every side; "same" is XLA's SAME (DeepMind's weights need it).
-    dtype: of the computation. param_dtype: of parameters and running statistics.
-    """
-
-    padding: str = "torch"
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
-
-    def conv(self, features: int, kernel: int, stride: int, name: str) -> nn.Conv:
-        """A convolution without bias, kernel x kernel."""
-        pad = kernel // 2
-        return nn.Conv(
-            features,
-            (kernel, kernel),
-            (stride, stride),
-            padding="SAME" if self.padding == "same" else [(pad, pad), (pad, pad)],
-            use_bias=False,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            kernel_init=nn.initializers.zeros,  # drawn by init.draw_kernels
-            conv_general_dilated=conv,
-            name=name,
-        )
-
-    def norm(self, name: str, zero_scale: bool = False) -> GroupBatchNorm:
-        """A batch norm; with `zero_scale` its scale starts at 0, so a block starts as identity."""
-        init = nn.initializers.zeros if zero_scale else nn.initializers.ones
-        return GroupBatchNorm(scale_init=init, param_dtype=self.param_dtype, name=name)
-
-
 class Block(nn.Module):
     """A residual block, post-activation: basic (3x3, 3x3) or bottleneck (1x1, 3x3 strided, 1x1)."""
 
@@ -74,6 +39,7 @@ class Block(nn.Module):
     project: bool
     zero_init_last: bool
     drop_path: float
+    sk_ratio: float = 0.0  # above 0: selective kernels and ResNet-D's shortcut
 
     @nn.compact
     def __call__(self, x: Array, key: Array | None, groups: Groups, train: bool) -> Array:
@@ -86,10 +52,18 @@ class Block(nn.Module):
             layers = ((f, 3, self.stride), (f, 3, 1))
         shortcut = x
         if self.project:
-            shortcut = spec.conv(layers[-1][0], 1, self.stride, "downsample_conv")(x)
+            stride = self.stride
+            if self.sk_ratio:
+                shortcut, stride = shortcut_pool(x, stride), 1
+            shortcut = spec.conv(layers[-1][0], 1, stride, "downsample_conv")(shortcut)
             shortcut = spec.norm("downsample_bn")(shortcut, groups, train)
         for i, (width, kernel, stride) in enumerate(layers, 1):
             last = i == len(layers)
+            if self.sk_ratio and kernel == 3:
+                x = SelectiveKernels(spec, width, stride, self.sk_ratio, name=f"conv{i}")(
+                    x, groups, train
+                )
+                continue
             x = spec.conv(width, kernel, stride, f"conv{i}")(x)
             x = spec.norm(f"bn{i}", zero_scale=last and self.zero_init_last)(x, groups, train)
             if not last:
@@ -108,8 +82,9 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """ResNet v1 with the stride on the 3x3 convolution ("v1.5").
 
-    Reference: He et al. 2016; torchvision:models/resnet.py for the layout, and
-    google-deepmind/deepmind-research:byol/utils/networks.py for `project_first`.
+    Reference: He et al. 2016; torchvision:models/resnet.py for the layout,
+    google-deepmind/deepmind-research:byol/utils/networks.py for `project_first`, and
+    google-research/simclr:tf2/resnet.py for `sk_ratio`.
     """
 
     depth: int
@@ -121,6 +96,7 @@ class ResNet(nn.Module):
     drop_path: float
     remat: bool
     space_to_depth: bool = False  # the stem's convolution on blocks of 2x2 pixels
+    sk_ratio: float = 0.0  # above 0: selective kernels, ResNet-D's stem and shortcuts
 
     @nn.compact
     def __call__(self, x: Array, key: Array | None, groups: Groups, train: bool) -> list[Array]:
@@ -131,9 +107,16 @@ class ResNet(nn.Module):
         imagenet = self.stem == "imagenet"
         if self.space_to_depth:
             x = BlockConv(base, spec.padding, spec.dtype, spec.param_dtype, name="conv1")(x)
+        elif self.sk_ratio and imagenet:
+            for i, stride in ((1, 2), (2, 1)):
+                x = spec.conv(base // 2, 3, stride, f"stem_conv{i}")(x)
+                x = nn.relu(spec.norm(f"stem_bn{i}")(x, groups, train))
+            x = spec.conv(base, 3, 1, "conv1")(x)
         else:
             x = spec.conv(base, 7 if imagenet else 3, 2 if imagenet else 1, "conv1")(x)
-        pad = "SAME" if spec.padding == "same" else ((1, 1), (1, 1))
+        # The authors of the network with selective kernels pool with SAME, and pad convolutions.
+        same = spec.padding == "same" or self.sk_ratio > 0
+        pad = "SAME" if same else ((1, 1), (1, 1))
         pool = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=pad)
         x = nn.relu(spec.norm("bn1")(x, groups, train, pool if imagenet else None))
         # Rematerialise whole blocks: only their inputs are kept for the backward pass.
@@ -150,6 +133,7 @@ class ResNet(nn.Module):
                     project=first and (stage > 0 or bottleneck or self.project_first),
                     zero_init_last=self.zero_init_last,
                     drop_path=self.drop_path * done / max(sum(blocks) - 1, 1),
+                    sk_ratio=self.sk_ratio,
                     name=f"layer{stage + 1}_{i}",
                 )(x, None if key is None else jax.random.fold_in(key, done), groups, train)
                 done += 1

@@ -258,6 +258,33 @@ def multi_crop(
     return {**like(size, mean, std, **{"area": large_area, **overrides}), "local": local * count}
 
 
+def npid(
+    size: int,
+    /,
+    mean: Statistics = IMAGENET_MEAN,
+    std: Statistics = IMAGENET_STD,
+    **overrides: Any,
+) -> Recipe:
+    """Instance discrimination's one view: crop from a fifth of the image, always strong jitter.
+
+    Args:
+      size: side, px.
+      mean: of each channel, of images in 0..1.
+      std: of each channel.
+      **overrides: fields of `ViewSpec`; for CIFAR the authors set `flip` to 0.
+
+    Returns:
+      {"views": (view,)}.
+
+    Reference:
+      Wu et al. 2018; zhirongw/lemniscate.pytorch:cifar.py and main.py.
+    """
+    # NOTE: main.py turns images grey before the jitter; here it comes after it, as in cifar.py.
+    colours = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.4)
+    view = {"area": (0.2, 1.0), "jitter": 1.0, **colours, "brightness_scales": True}
+    return {"views": _group((view,), overrides, size, mean, std)}
+
+
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "byol": byol,
     "simclr": simclr,
@@ -267,6 +294,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "multi_crop": multi_crop,
     "moco_v1": moco_v1,
     "moco_v2": moco_v2,
+    "npid": npid,
 }
 
 

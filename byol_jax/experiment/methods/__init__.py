@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from byol_jax.core import Method
-from byol_jax.experiment.methods import clusters, contrastive, predictive, redundancy
+from byol_jax.experiment.methods import clusters, contrastive, distill, predictive, redundancy
 from byol_jax.experiment.methods.parts import Facts, Parts, build_encoder
 from byol_jax.methods.probe import with_probe
 from byol_jax.methods.supervised import supervised
@@ -28,6 +28,7 @@ METHODS: dict[str, Callable[[ConfigDict, Parts, Facts], Method]] = {
     **contrastive.METHODS,
     **redundancy.METHODS,
     **clusters.METHODS,
+    **distill.METHODS,
     "supervised": _supervised,
 }
 
@@ -45,7 +46,7 @@ def build_method(config: ConfigDict, parts: Parts, facts: Facts) -> Method:
     """
     name = config.method.name
     method = METHODS[name](config[name], parts, facts)
-    if config.method.probe and facts.classes and name != "supervised":
+    if config.method.probe and facts.classes and name not in ("supervised", "distill"):
         classifier = heads.linear(facts.classes, dtype=parts.dtypes["param_dtype"])
         method = with_probe(method, parts.gather(classifier), parts.encoder.dim)
     return method

@@ -15,6 +15,7 @@ from byol_jax.core import Method
 from byol_jax.experiment.methods.parts import Facts, Parts
 from byol_jax.methods.moco import moco
 from byol_jax.methods.nnclr import nnclr
+from byol_jax.methods.npid import npid
 from byol_jax.methods.simclr import contrastive
 from byol_jax.methods.supcon import supcon
 from byol_jax.models import heads
@@ -106,6 +107,19 @@ def check_queue(method: str, size: int, rows: int, views: int) -> None:
         )
 
 
+def _npid(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
+    encoder = parts.wrapped(parts.encoder, "per_view", m.bn_groups)
+    head = parts.gather(heads.mlp((m.out,), last_bias=True, **parts.dtypes))
+    return npid(
+        network(encoder, head),
+        examples=facts.examples,
+        negatives=m.negatives,
+        temperature=m.temperature,
+        momentum=m.momentum,
+        place=parts.place,
+    )
+
+
 def _supcon(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
     if not facts.classes:
         raise ValueError(
@@ -117,4 +131,10 @@ def _supcon(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
     return supcon(_network(m, parts), temperature=m.temperature, **options)
 
 
-METHODS = {"simclr": _simclr, "supcon": _supcon, "moco": _moco, "nnclr": _nnclr}
+METHODS = {
+    "simclr": _simclr,
+    "supcon": _supcon,
+    "moco": _moco,
+    "nnclr": _nnclr,
+    "npid": _npid,
+}

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from byol_jax import models
 from byol_jax.config import group_of
 from byol_jax.core import Encoder
+from byol_jax.mesh import ANYWHERE, Placement
 
 
 class Facts(NamedTuple):
@@ -20,6 +21,7 @@ class Facts(NamedTuple):
     steps, steps_per_epoch: of the run.
     rows: of a micro-batch, over all devices.
     local: local views of each image, 0 unless the recipe is multi-crop.
+    mean, std: that the views are normalised with; () if not known.
     """
 
     examples: int
@@ -28,16 +30,20 @@ class Facts(NamedTuple):
     steps_per_epoch: int
     rows: int = 256
     local: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 class Parts(NamedTuple):
     """What methods are made of.
 
-    encoder: as configured. gather: wraps encoders and heads if the state is sharded.
+    encoder: as configured. gather: wraps encoders and heads if the state is sharded. place: puts
+    arrays of a step on the run's devices.
     """
 
     encoder: Encoder
     gather: Callable[[Any], Any]
+    place: Placement = ANYWHERE
 
     @property
     def dtypes(self) -> dict[str, Any]:

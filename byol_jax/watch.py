@@ -16,6 +16,7 @@ import jax
 
 from byol_jax import log, pulse
 from byol_jax.events import Clock
+from byol_jax.guard import Guard, guarded
 from byol_jax.processes import RESTART
 
 PROFILE_FILE = "PROFILE"
@@ -136,24 +137,26 @@ class Watchdog:
             return
         done = threading.Event()
         self.alive("starting", in_library=True)
-        thread = threading.Thread(target=self._look, args=(done,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-            faulthandler.cancel_dump_traceback_later()
-
-    def _look(self, done: threading.Event) -> None:
         every = min(self.limit / 4, 10.0)
+        # If a library holds Python's lock, the thread that looks is stuck too. No timer of this
+        # process can then tell a hang from the time in which it was stopped: another process does.
+        guard = guarded(self.limit + 2 * every, every) if self._ends else contextlib.nullcontext()
+        if self._ends and not faulthandler.is_enabled():
+            faulthandler.enable(file=STDERR)
+        with guard as beats:
+            thread = threading.Thread(target=self._look, args=(done, every, beats), daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                done.set()
+                thread.join()
+
+    def _look(self, done: threading.Event, every: float, guard: Guard | None) -> None:
         silent, seen, before = 0.0, (-1, -1), time.monotonic()
         while not done.wait(every):
-            if self._ends:
-                # If a library holds the interpreter lock, this thread is stuck too; then
-                # faulthandler's timer, which needs no lock, ends the process with code 1.
-                late = self.limit + 2 * every
-                faulthandler.dump_traceback_later(late, exit=True, file=STDERR)
+            if guard:
+                guard.beat()
             now = time.monotonic()
             # While the machine slept, or the process was stopped, it was not silent.
             silent, before = silent + min(now - before, 2 * every), now
@@ -301,4 +304,5 @@ class RunMonitor:
         self.alive(what or kind, in_library=kind in OF_LIBRARIES)
         with self.clock.spend(kind):
             yield
-        self.alive("training")
+        # Between the parts of a start there are imports, which take long on slow storage.
+        self.alive("training" if kind != "start" else "starting", in_library=kind == "start")

@@ -370,6 +370,40 @@ def test_tfds_takes_the_first_test_part_with_labels(tmp_path, in_memory):
             assert (found.classes, found.labelled) == (3, 0 if in_memory else None)
 
 
+@pytest.mark.parametrize("shape", [(5, 6, 1), (None, None, 1)])
+def test_tfds_without_a_test_part_holds_out_a_tenth(tmp_path, shape):
+    """Fails if such a set cannot be trained on, or copies of an image are on both sides."""
+    import tensorflow_datasets as tfds
+
+    from byol_jax.data import records
+
+    image = tfds.features.Image(shape=shape)
+    features = {"image": image, "label": tfds.features.ClassLabel(num_classes=3)}
+    pixels = RNG.integers(0, 256, (30, 5, 6, 1), np.uint8)
+    pixels = np.concatenate([pixels, pixels])
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="alone",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={"train": [(i, {"image": p, "label": i % 3}) for i, p in enumerate(pixels)]},
+        data_dir=str(tmp_path),
+        disable_shuffling=True,
+    )
+    how = {"channels": 1, "seed": 3}
+    train, test = (open_source("alone", str(tmp_path), part, **how) for part in ("train", "test"))
+    assert (train.name, test.name) == ("alone train", "alone test")
+    assert train.notes == test.notes == ("there is no test part: a tenth is held out, by content",)
+    assert 0 < test.num_examples < 30
+    assert sorted([*train.rows, *test.rows]) == list(range(60))
+    assert set(test.rows % 30).isdisjoint(train.rows % 30)
+    assert (test.labels == test.rows % 3).all()
+    assert test.describe(0).startswith(f"alone test, example {test.rows[0]} (record ")
+    other = open_source("alone", str(tmp_path), "test", channels=1, seed=4)
+    assert list(other.rows) != list(test.rows)
+    with pytest.raises(ValueError, match=r"Holding out 0.1 of the 1 shards of alone train"):
+        records.open_tfds("alone", str(tmp_path), "train", Decoding(1), in_memory=False)
+
+
 def test_the_fingerprint_of_tfds(prepared):
     """Fails if the place is part of it, or the split, the version or the shards are not."""
     from byol_jax.data import records

@@ -112,6 +112,25 @@ def test_a_library_that_holds_the_lock_is_ended_too(tmp_path):
     assert "stuck_here" in done.stderr
 
 
+def test_time_in_which_a_process_is_stopped_is_no_silence(tmp_path):
+    """Fails if Ctrl-Z, or a laptop that sleeps, ends a run that was healthy when it went on."""
+    code = HANG.format(limit=0.8, beats=8, stuck="pass")
+    process = fork_server.Process(
+        *("-c", "print('ready', flush=True)" + code, tmp_path),
+        stdout=fork_server.PIPE,
+        stderr=fork_server.PIPE,
+    )
+    while process.said() != "ready\n":
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.6)  # it watches
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(2.0)  # limit and two looks are 1.2 s
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "ready\nalive\n", "")
+
+
 def test_no_limit_never_ends(tmp_path):
     """Fails if 0 is taken for no time at all."""
     before = threading.active_count()

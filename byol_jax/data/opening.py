@@ -52,7 +52,7 @@ def open_source(
     if name not in _OPEN:
         from byol_jax.data import records  # lazily, because it imports TensorFlow
 
-        return records.open_tfds(name, data_dir, split, how)
+        return records.open_tfds(name, data_dir, split, how, seed)
     return _OPEN[name](data_dir, split, how, seed)
 
 

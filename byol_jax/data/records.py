@@ -17,7 +17,8 @@ from tensorflow_datasets.core import read_only_builder
 
 from byol_jax.data import decode, formats, tfrecord
 from byol_jax.data.facts import facts_of
-from byol_jax.data.source import Decoding, Shard, Source, digest_of
+from byol_jax.data.source import Decoding, Shard, Source, counted, digest_of
+from byol_jax.data.split import held_out
 from byol_jax.untrusted import read_json
 
 FITS = 2**31
@@ -28,15 +29,23 @@ _LOOKED_AT = 64  # first records of a stream
 
 
 def open_tfds(
-    name: str, data_dir: str, split: str, how: Decoding, *, in_memory: bool | None = None
+    name: str,
+    data_dir: str,
+    split: str,
+    how: Decoding,
+    seed: int = 0,
+    *,
+    in_memory: bool | None = None,
 ) -> Source:
     """Open a tfds data set that has an `image` and, optionally, a `label`.
 
     Args:
       name: as in tfds, with or without config and version: "cifar10", "imagenet2012:5.1.0".
       data_dir: where tfds keeps prepared data; "" for tfds' default.
-      split: "train" or "test" ("validation" for sets without test labels, see `facts.py`).
+      split: "train" or "test" ("validation" for sets without test labels, see `facts.py`). Without
+        either, a tenth of "train" is held out: by content, of a stream its last shards.
       how: the images are decoded.
+      seed: for choosing that tenth.
       in_memory: whether to read all of it now; None: only if it has at most `FITS` bytes.
 
     Raises:
@@ -49,7 +58,8 @@ def open_tfds(
             f"{name} is prepared as {info.file_format.value}; expected tfrecord: prepare it again "
             "with tfds' file_format='tfrecord'."
         )
-    parts = _split_names(name, list(info.splits), split)
+    parts = _split_names(name, list(info.splits), split) or ["train"]
+    alone = not _split_names(name, list(info.splits), "test")
     features: dict[str, Any] = dict(info.features.items())
     image = features.get("image")
     if not isinstance(image, tfds.features.Image):
@@ -61,11 +71,38 @@ def open_tfds(
         stream = _stream_of(name, info, part, how)
         fits = info.splits[part].num_bytes <= FITS if in_memory is None else in_memory
         source, labelled = _load(stream, tuple(image.shape or ())) if fits else _look_at(stream)
+        if alone:
+            source = _without_test(name, source, split, seed)
         if labelled or not source.classes:
             return source
         found.append(source)
     notes = (*found[0].notes, f"no image of {found[0].name} has a label")
     return dataclasses.replace(found[0], notes=notes)
+
+
+def _without_test(name: str, source: Source, split: str, seed: int) -> Source:
+    """The training or the test part of a set that has only "train"."""
+    if source.is_stream:
+        part = source.hold_out(0.1)[split == "test"]
+        how = "its last shards are held out, a tenth"
+    else:
+        held = held_out(_contents(source), seed)
+        rows = np.flatnonzero(held if split == "test" else ~held)
+        if not len(rows):
+            raise ValueError(
+                f"{name} has {counted(source.num_examples, 'image')} and no test part, too few to "
+                f"hold out a tenth as the {split} part; use a set with a test part."
+            )
+        part, how = source.take(rows), "a tenth is held out, by content"
+    notes = (*source.notes, f"there is no test part: {how}")
+    return dataclasses.replace(part, name=f"{name} {split}", notes=notes)
+
+
+def _contents(source: Source) -> list[bytes]:
+    if source.images is not None:
+        return [image.tobytes() for image in source.images]
+    assert source.encoded is not None
+    return [bytes(data) for data in source.encoded.numpy()]
 
 
 def _stream_of(name: str, info: Any, part: str, how: Decoding) -> Source:
@@ -274,12 +311,15 @@ def _line(error: BaseException) -> str:
 
 
 def _split_names(name: str, splits: list[str], split: str) -> list[str]:
-    """The splits that can be this part, best first: the next is for a test part without labels."""
+    """The splits that can be this part, best first: the next is for a test part without labels.
+
+    None for the test part of a set that has only "train".
+    """
     facts = facts_of(name)
     test = facts.test.name if facts else "test"
     wanted = ["train"] if split == "train" else list(dict.fromkeys((test, "validation")))
     found = [candidate for candidate in wanted if candidate in splits]
-    if found:
+    if found or "train" in splits:
         return found
     raise ValueError(
         f"{name} has the splits {', '.join(splits) or 'none'}; expected {' or '.join(wanted)}."

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import recipe_tables_clusters
+import recipe_tables_instances
 import recipe_tables_projections
 
 from byol_jax import config as configuration
@@ -365,6 +366,7 @@ TABLES |= {
 }
 TABLES |= recipe_tables_projections.TABLES
 TABLES |= recipe_tables_clusters.TABLES
+TABLES |= recipe_tables_instances.TABLES
 
 # byol/utils/augmentations.py (augment_config) and utils/dataset.py; taps: int(side / 10 / 2) each
 # side of the middle one.
@@ -410,6 +412,13 @@ SYMMETRIC_VIEW = {**SIMCLR_VIEW, "size": 32, "kernel": 13, **CIFAR}
 # Transform of barlowtwins' main.py, and vicreg's augmentations.py: BYOL's, torchvision's jitter.
 SCALED_VIEWS = [{**view, "brightness_scales": True} for view in byol_views(224, 23)]
 
+# cifar.py and main.py of instance discrimination: torchvision's jitter, always.
+INSTANCE_VIEW = {
+    **CROP, "area": (0.2, 1.0), "jitter": 1.0, "brightness": 0.4, "brightness_scales": True,
+    "contrast": 0.4, "saturation": 0.4, "hue": 0.4, "grey": 0.2, "blur": 0.0, "solarize": 0.0,
+    "sigma": (0.1, 2.0), "size": 224, **IMAGENET,
+}  # fmt: skip
+
 VIEWS = recipe_tables_clusters.VIEWS | {
     "moco_v1_imagenet_r50": [_MOCO_V1_VIEW] * 2,
     "moco_v2_imagenet_r50:200": [_MOCO_VIEW] * 2,
@@ -420,6 +429,17 @@ VIEWS = recipe_tables_clusters.VIEWS | {
     "simsiam_imagenet_r50": [_MOCO_VIEW] * 2,
     "nnclr_cifar10_r18": [{**CIFAR_VIEW, "solarize": p} for p in (0.0, 0.2)],
     "nnclr_imagenet_r50": byol_views(224, 23),
+    "npid_imagenet_r50": [INSTANCE_VIEW],
+    "npid_cifar10_r18": [
+        {
+            **INSTANCE_VIEW,
+            "flip": 0.0,
+            "size": 32,
+            "mean": CIFAR["mean"],
+            "std": (0.2023, 0.1994, 0.2010),
+        }
+    ],
+    "simclr2_imagenet_r50_sk": [SIMCLR_VIEW, SIMCLR_VIEW],
     "byol_imagenet_r50:300": byol_views(224, 23),
     "byol_imagenette_r18": byol_views(128, 13),
     "byol_cifar10_r18": [{**CIFAR_VIEW, "solarize": 0.0}, {**CIFAR_VIEW, "solarize": 0.2}],
@@ -538,6 +558,9 @@ def test_every_config_file_is_allowed():
         "swav_cifar10_r18:0",
         "dino_cifar10_r18:x",
         "dino_imagenet_r50:x",
+        "npid_cifar10_r18:x",
+        "simclr2_imagenet_r50_sk:x",
+        "distill_imagenet_r50:0",
     ],
 )
 def test_an_argument_without_a_recipe_is_refused(recipe):

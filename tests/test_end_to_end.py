@@ -13,8 +13,9 @@ from sklearn.datasets import load_sample_images
 import byol_jax
 from byol_jax import mesh
 from byol_jax.config import default_config, resolve
+from byol_jax.convert.classifier import read_classifier
 from byol_jax.evaluate import evaluate, table
-from byol_jax.experiment.build import batch_shapes, build
+from byol_jax.experiment.build import batch_shapes, build, open_data
 from byol_jax.experiment.evaluation import PROTOCOLS
 from byol_jax.experiment.methods import Facts, Parts, build_encoder, build_method
 from byol_jax.experiment.optimizers import build_optimizer
@@ -94,9 +95,10 @@ def test_the_loss_falls(run):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_evaluation(run, protocol):
+def test_evaluation(run, protocol, tmp_path):
     """Fails if the pre-trained encoder is no better than the untrained one, or is the target."""
-    result = evaluate(run, protocol)
+    save = tmp_path / "out" if protocol == "finetune" else None
+    result = evaluate(run, protocol, save=save)
     saved = json.loads((run / "eval" / f"{protocol}.json").read_text())
     assert saved == json.loads(json.dumps(result))
     assert saved["test_images"] == 500
@@ -108,6 +110,27 @@ def test_evaluation(run, protocol):
     text = table(protocol, saved)
     assert "untrained encoder" in text
     assert "byol" in text
+    if save is not None:
+        taught = distilled(save)
+        assert taught["top1"] == pytest.approx(saved["top1"])
+        assert taught["classes"] == (10, 10)
+
+
+def distilled(teacher):
+    """Accuracy of a saved classifier, and the classes of a student that it would teach."""
+    config = default_config()
+    config.batch_size, config.image_size, config.data.name = 64, 8, "digits"
+    config.encoder.name, config.views.recipe = "tiny", "crop_flip"
+    config.method.name, config.distill.teacher = "distill", str(teacher)
+    e = build(config)
+    classes = jax.eval_shape(e.method.init, jax.random.key(0), batch_shapes(e))[0]["head"]["bias"]
+    found, test = read_classifier(teacher), open_data(e.config, "test")
+    mean, std = np.float32(found.info.mean), np.float32(found.info.std)
+    x = (test.images / np.float32(255) - mean) / std
+    h = found.encoder.apply(found.params, found.stats, x[:, None], False)[0].pooled[:, 0]
+    scores = np.asarray(h) @ found.linear["kernel"] + found.linear["bias"]
+    top1 = 100 * np.mean(scores.argmax(1) == test.labels)
+    return {"top1": top1, "classes": (found.classes, *classes.shape)}
 
 
 def test_export_and_load(run, tmp_path):

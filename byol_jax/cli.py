@@ -87,7 +87,8 @@ def check_overrides(argv: Sequence[str]) -> None:
         if key.startswith(_OF_VIEWS):
             check_override(key.removeprefix(_OF_VIEWS))
         elif key not in known:
-            raise ValueError(f"Unknown config key {key}: {nearest(key, known)}")
+            names = [*known, *(_OF_VIEWS + field for field in OVERRIDES)]
+            raise ValueError(f"Unknown config key {key}: {nearest(key, names)}")
 
 
 def with_overrides(config: Any, argv: Sequence[str]) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from byol_jax.config_table import GROUPS, KEYS, Key
+from byol_jax.views.spec import check_overrides
 
 # Keys that may differ when a run is resumed: they do not change what is trained.
 MAY_CHANGE = (
@@ -89,10 +90,15 @@ def nearest(key: str, keys: Any) -> str:
 
 
 def _close(word: str, words: Any) -> str:
-    # Compare whole keys first, then last parts: optimizer.leraning_rate, batchsize.
-    close = difflib.get_close_matches(word, list(words), 1, 0.5)
+    # Compare whole keys first, then last parts: optimizer.leraning_rate, batchsize. A correct last
+    # part says more than a correct group: optimizer.momentum.
+    close = difflib.get_close_matches(word, list(words), 1, 0.85)
+    tail = word.rsplit(".", 1)[-1]
+    same = [k for k in words if "." in word and "." in k and k.rsplit(".", 1)[-1] == tail]
+    if same and not close:
+        return f"did you mean {' or '.join(same)}?"
+    close = close or difflib.get_close_matches(word, list(words), 1, 0.5)
     if not close:
-        tail = word.rsplit(".", 1)[-1]
         tails = {k.rsplit(".", 1)[-1]: k for k in words}
         close = [tails[m] for m in difflib.get_close_matches(tail, list(tails), 1, 0.5)]
     return f"did you mean {close[0]}?" if close else ""
@@ -159,7 +165,8 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _check_together(config: ConfigDict) -> None:
-    """Check what depends on more than one key."""
+    """Check what depends on more than one key, and the fields of the views."""
+    check_overrides(config.views.overrides.to_dict())
     if config.batch_size % config.optimizer.accumulate:
         raise ValueError(
             f"batch_size {config.batch_size} cannot be divided into optimizer.accumulate "

@@ -159,3 +159,4 @@ def test_a_png_of_a_few_bytes_is_named():
     """Fails if TensorFlow's message, which quotes the image, is taken for text (found by fuzz)."""
     reason = stream.what_is_wrong(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rI", Decoding(3))
     assert reason == "does not decode: no valid image"
+    assert stream.what_is_wrong(b"junk", Decoding(3)) == "does not decode: too short"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from byol_jax import run_lock
 from byol_jax.data import formats, pipeline
 from byol_jax.data.opening import open_source
 from byol_jax.data.rows import why_damaged
@@ -149,10 +150,12 @@ def test_the_folder_of_a_run_is_left_out(tmp_path):
         for written in ("config.json", file):
             with open(f"{tmp_path}/{name}/{written}", "w") as out:
                 out.write("{}")
-    after = both(tmp_path)
+    with run_lock.only_one(tmp_path / "run3"):  # the run that opens these data for the first time
+        after = both(tmp_path)
     assert [s.fingerprint() for s in after] == [s.fingerprint() for s in before]
-    assert "left out a/run2/, run1/: the folders of training runs" in notes(after[0])
+    assert "left out a/run2/, run1/, run3/: the folders of training runs" in notes(after[0])
     assert "other formats" not in notes(after[0])
+    assert "no class" not in notes(after[0])
 
 
 def test_names_of_any_bytes(tmp_path):

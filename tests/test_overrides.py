@@ -14,6 +14,7 @@ from byol_jax.config_file import load_config, save_config
 from byol_jax.experiment.methods import Facts
 from byol_jax.experiment.optimizers import build_optimizer
 from byol_jax.experiment.views import build_views
+from byol_jax.views.recipes import RECIPES
 from byol_jax.views.spec import OVERRIDES, ViewSpec
 
 # ml_collections loads a config file so.
@@ -179,6 +180,8 @@ def test_an_override_of_the_config_file_is_overridden(parse, tmp_path):
         ("views.overrides.brightness_scales=2", "brightness_scales=2"),
         ("views.overrides.a.b=1", "Unknown config key views.overrides.a.b"),
         ("views.overrides", "did you mean"),
+        ("views.override.hue=0.0", "did you mean views.overrides.hue?"),
+        ("optimizer.momentum=0.9", "did you mean lars.momentum or sgd.momentum?"),
         ("batchsize=8", "did you mean batch_size"),
     ],
 )
@@ -219,6 +222,27 @@ def test_the_type_of_an_override_in_a_file(parse, name, value, said):
         config.views.overrides[name] = value
     with pytest.raises(ValueError, match=said):
         build_views(resolve(config), 3)
+
+
+@pytest.mark.parametrize(("name", "value"), [("hue", 0.6), ("flip", -0.1), ("area", (0.5, 2.0))])
+def test_an_override_out_of_bounds_is_refused_with_the_config(parse, name, value):
+    """Fails if the data are opened first, or the key is not named as it is typed."""
+    config = parse(f"--config.views.overrides.{name}={value}")
+    with pytest.raises(ValueError, match=rf"^views\.overrides\.{name} is .*expected"):
+        resolve(config)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_images_of_one_channel_are_left_without_colours(parse, recipe):
+    """Fails if a grey array needs three overrides, or loses what a recipe does beside colours."""
+    config = resolve(parse(f"--config.views.recipe={recipe}"))
+    grey, colour = (build_views(config, channels)[0] for channels in (1, 3))
+    none = dict.fromkeys(("saturation", "hue", "grey"), 0.0)
+    for group, views in colour.items():
+        for view, other in zip(grey[group], views, strict=True):
+            same = {"mean": view.mean, "std": view.std}
+            assert view == dataclasses.replace(other, **same, **none)
+            assert view.channels == 1
 
 
 def test_whole_numbers_and_lists_are_taken(parse):

@@ -214,7 +214,9 @@ def _suffixes(other: Counter[str]) -> str:
 
 
 def _is_run(folders: Iterable[str], files: Iterable[str]) -> bool:
-    """Whether a folder, of these contents, is one that `train` writes."""
+    """Whether a folder, of these contents, is one that `train` writes, or begins to write."""
+    if "run.lock" in files:  # `run_lock.FILE`, all that there is while the data are opened
+        return True
     return "config.json" in files and ("checkpoints" in folders or "metrics.jsonl" in files)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -303,6 +304,9 @@ def what_is_wrong(data: bytes, how: Decoding) -> str:
 
 def _reason(error: Any) -> str:
     text = getattr(error, "message", "" if isinstance(error, UnicodeError) else str(error))
+    text = re.sub(r"^\{\{.*?\}\} *", "", text)  # the operation's name
+    if "out of range for string" in text:  # quotes the image
+        text = "too short"
     text = (text or "no valid image").replace("assertion failed: ", "").strip()
     return text.splitlines()[0].removesuffix("[Op:Assert]").strip()[:200]
 

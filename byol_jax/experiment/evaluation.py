@@ -198,6 +198,13 @@ class EvalData:
         return Part(source.num_examples, train, lambda: self.crops(source), damage)
 
 
+# What to do for labels, per source.
+_LABELS = {
+    "folder": "Put the images into one folder per class, or evaluate",
+    "npz": "Add labels to the file (docs/data.md), or evaluate",
+}
+
+
 def open_eval_data(run: RunEncoder) -> EvalData:
     """Open the training and test images of a run.
 
@@ -208,9 +215,10 @@ def open_eval_data(run: RunEncoder) -> EvalData:
     train, test = (open_data(config, split) for split in ("train", "test"))
     why = why_nothing("training", train) or why_nothing("test", test)
     if why:
+        remedy = _LABELS.get(config.data.name, "Evaluate")
         raise ValueError(
-            f"Nothing can be judged: {why}. Put the images into one folder per class, or evaluate "
-            "on labelled data with --config.data.name and --config.data.dir."
+            f"Nothing can be judged: {why}. {remedy} on labelled data with --config.data.name and "
+            "--config.data.dir."
         )
     changes = data_changes(run.data, train.fingerprint()) if run.data else ""
     if changes and config.data.name == run.info.source:
@@ -308,11 +316,19 @@ def run_fewshot(run: RunEncoder, data: EvalData) -> dict[str, Any]:
     }
 
 
+def _hold_out(source: Source, share: float, seed: int, keys: str) -> tuple[Source, Source]:
+    try:
+        return source.hold_out(share, seed)
+    except ValueError as e:
+        raise ValueError(f"{e} Here {keys} decides.") from e
+
+
 def _run_supervised(run: RunEncoder, data: EvalData, train: Source, frozen: bool) -> dict[str, Any]:
     c = run.config.eval
     lrs = c.lrs if frozen else c.finetune_lrs
     protocol = Protocol(tuple(lrs), c.epochs, c.train_batch, frozen, run.config.seed)
-    rest, held = train.hold_out(c.validation, run.config.seed)
+    few = "eval.validation" if frozen else "eval.label_fraction or eval.validation"
+    rest, held = _hold_out(train, c.validation, run.config.seed, few)
     parts = Parts(*(data.part(s) for s in (train, rest, held, data.test)))
     classes = data.train.classes
     result: dict[str, Any] = {}
@@ -336,7 +352,7 @@ def run_finetune(run: RunEncoder, data: EvalData) -> dict[str, Any]:
     fraction = run.config.eval.label_fraction
     train = data.train
     if fraction < 1:
-        _, train = train.hold_out(fraction, run.config.seed)
+        _, train = _hold_out(train, fraction, run.config.seed, "eval.label_fraction")
     found = _run_supervised(run, data, train, frozen=False)
     return found | {"label_fraction": fraction, "finetune_from": run.config.eval.finetune_from}
 
@@ -392,8 +408,11 @@ def check_reads(protocol: str, own: ConfigDict, asked: ConfigDict) -> None:
         read = any(key == k or (k.endswith(".") and key.startswith(k)) for k in reads)
         if not read and before.get(key) != after.get(key):
             others = [p for p, keys in READS.items() if key in keys]
-            why = f"only {' and '.join(others)} read it" if others else "the run's own value holds"
+            read_it = "reads it" if len(others) == 1 else "read it"
+            why = f"only {' and '.join(others)} {read_it}"
+            why = why if others else "the run's own value holds"
+            shown = ", ".join(k.rstrip(".") for k in reads)
             raise ValueError(
                 f"{key} has no effect on --protocol={protocol}: {why}; leave it at "
-                f"{before.get(key)!r}. {protocol} reads {', '.join(reads)}."
+                f"{before.get(key)!r}. {protocol} reads {shown}."
             )

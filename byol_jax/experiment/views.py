@@ -10,7 +10,14 @@ from ml_collections import ConfigDict
 
 from byol_jax.data.facts import facts_of
 from byol_jax.views.recipes import RECIPES
-from byol_jax.views.spec import IMAGENET_MEAN, IMAGENET_STD, EvalSpec, Recipe, typed_override
+from byol_jax.views.spec import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    OF_COLOUR,
+    EvalSpec,
+    Recipe,
+    typed_override,
+)
 
 
 def normalisation(config: ConfigDict, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -29,6 +36,8 @@ def normalisation(config: ConfigDict, channels: int) -> tuple[tuple[float, ...],
 def build_views(config: ConfigDict, channels: int) -> tuple[Recipe, EvalSpec]:
     """The recipe of the training views, and the centre crop for evaluation.
 
+    Of images of one channel the colour is left alone, whatever the recipe does with it.
+
     Raises:
       ValueError: an override is not a field of a view, or its value is not allowed.
     """
@@ -36,7 +45,8 @@ def build_views(config: ConfigDict, channels: int) -> tuple[Recipe, EvalSpec]:
     mean, std = normalisation(config, channels)
     options = config.get(name, ConfigDict()).to_dict() if name == "multi_crop" else {}
     given = config.views.overrides.to_dict()
-    overrides = {field: typed_override(field, value) for field, value in given.items()}
+    overrides: dict[str, Any] = dict.fromkeys(OF_COLOUR, 0.0) if channels == 1 else {}
+    overrides |= {field: typed_override(field, value) for field, value in given.items()}
     # Small images are not cropped in evaluation: a border of 2 px of 32 may be part of the object.
     resize = config.eval.resize or (size if size < 64 else round(size * 8 / 7))
     recipe = RECIPES[name](size, mean=mean, std=std, **options, **overrides)

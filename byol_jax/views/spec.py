@@ -41,6 +41,9 @@ ORDERS = tuple(
     if len({a, b, c, d}) == 4
 )
 
+OF_COLOUR = ("saturation", "hue", "grey")
+"""Fields of a view that images of one channel must leave at 0."""
+
 GREY = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in the grey value."""
 
@@ -110,7 +113,7 @@ class ViewSpec:
                 _refuse(self, name, f"a half width, 0.0 to {most}")
         if self.kernel < 1 or self.kernel % 2 == 0:
             _refuse(self, "kernel", "an odd number of taps")
-        for name in ("saturation", "hue", "grey"):
+        for name in OF_COLOUR:
             if self.channels == 1 and getattr(self, name):
                 _refuse(self, name, "0.0 for images of one channel")
 
@@ -184,6 +187,23 @@ def typed_override(name: str, value: Any) -> Any:
         expected = "true or false" if isinstance(default, bool) else "a whole number"
     shown = repr(value)[:80]
     raise ValueError(f"views.overrides.{name} is {shown}; expected {expected}, e.g. {default}.")
+
+
+def check_overrides(given: Mapping[str, Any]) -> None:
+    """Refuse overrides that no view can have, before anything is opened.
+
+    Args:
+      given: field of `OVERRIDES` -> value.
+
+    Raises:
+      ValueError: there is no such field, or its value is of another type or not allowed.
+    """
+    for name, value in given.items():
+        typed = typed_override(name, value)
+        try:
+            ViewSpec(1, **{name: typed})
+        except ValueError as e:
+            raise ValueError(str(e).replace("ViewSpec.", "views.overrides.", 1)) from e
 
 
 @dataclasses.dataclass(frozen=True)

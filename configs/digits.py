@@ -28,9 +28,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "mocov3": {**HEAD, **FAST, "temperature": 0.2},
     "simsiam": {"hidden": 256, "out": 256, "layers": 2, "predictor_hidden": 64},
     "nnclr": {**HEAD, "predictor_hidden": 256, "queue": 1024, "temperature": 0.2},
+    "swav": {**HEAD, "prototypes": 60},
+    "dino": {**HEAD, "prototypes": 256, **FAST, "teacher_temperature": 0.07, "teacher_epochs": 10},
+    "npid": {"out": 64, "negatives": 0, "temperature": 0.1},
 }
 # At batch 256, where it is not BYOL's.
-LR = {"vicreg": 0.02}
+LR = {"vicreg": 0.02, "dino": 4e-3}
 
 
 def get_config(method: str = "byol") -> ConfigDict:
@@ -67,4 +70,13 @@ def get_config(method: str = "byol") -> ConfigDict:
     c.optimizer.warmup_epochs = 10.0
     c.optimizer.weight_decay = 5e-4
     c.sgd.momentum = 0.9
+    if method == "npid":  # one view, drawn as the two of the others
+        c.views.recipe = "npid"
+        c.views.overrides.update(
+            area=(0.35, 1.0), flip=0.0, rotate=17.0, saturation=0.0, hue=0.0, grey=0.0
+        )
+    if method == "dino":  # with SGD it collapses to equal outputs
+        c.optimizer.name = "adamw"
+        c.optimizer.weight_decay = 0.04
+        c.optimizer.clip_tensor = 3.0
     return c

@@ -18,7 +18,8 @@ from byol_jax import cli, log
 from byol_jax.config import default_config, nearest, resolve
 from byol_jax.config_file import load_config
 from byol_jax.convert.classifier import FILE, save_classifier
-from byol_jax.experiment.evaluation import PROTOCOLS, check_reads, open_eval_data
+from byol_jax.experiment.evaluation import open_eval_data
+from byol_jax.experiment.protocols import PROTOCOLS, check_reads
 from byol_jax.processes import check_devices
 from byol_jax.run_folder import keep_compiled, read_run, same_precision
 from byol_jax.writing import check_writable, write_json

@@ -16,9 +16,9 @@ from byol_jax.config import default_config, resolve
 from byol_jax.convert.classifier import read_classifier
 from byol_jax.evaluate import evaluate, table
 from byol_jax.experiment.build import batch_shapes, build, open_data
-from byol_jax.experiment.evaluation import PROTOCOLS
 from byol_jax.experiment.methods import Facts, Parts, build_encoder, build_method
 from byol_jax.experiment.optimizers import build_optimizer
+from byol_jax.experiment.protocols import PROTOCOLS
 from byol_jax.experiment.views import build_views, check_takes
 from byol_jax.export import export
 from byol_jax.train import train

@@ -7,9 +7,9 @@ of the bank, K negatives.
     loss = NCE of bank_i among K uniform draws of other rows; K = 0: softmax over all rows
     bank_i <- m bank_i + (1 - m) v, normalised                                 after the loss
 
-The embedding is compared with the whole bank where its rows are, and K similarities of each example
-are picked: for a bank sharded over the devices, 4 B N D operations in all with the gradient, and an
-exchange of a few B x K and B x D arrays. No row of the bank moves.
+Embeddings are compared with the whole bank where its rows are: 4 B N D operations with the
+gradient, shared by the devices, and no row of the bank moves. For NCE the similarities [B, N] then
+go to the devices of their examples (and their gradients back), where K of each are picked.
 
 Reference: Wu et al. 2018; zhirongw/lemniscate.pytorch:lib/NCEAverage.py and LinearAverage.py.
 """
@@ -76,8 +76,7 @@ def npid(
         s_BM = place.rows(s_BM.T).T
         if negatives:
             drawn = jax.random.randint(draw_key, (len(index), negatives), 0, examples, jnp.int32)
-            picked = jnp.take_along_axis(s_BM, place.whole(drawn), 1)
-            noise = place.rows(place.whole(picked))
+            noise = jnp.take_along_axis(place.rows(s_BM), place.rows(drawn), 1)
             first = jax.lax.stop_gradient(partition(positive, noise, mask, examples))
             constant = jnp.where(extra["normalizer"] > 0, extra["normalizer"], first)
             # No row counts as long as Z is 0.

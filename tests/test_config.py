@@ -166,7 +166,7 @@ def test_choices_are_the_functions_there_are():
 # Texts and names that only the file system, the data or the parameters can judge.
 FREE = (
     "init_from", "data.name", "data.dir", "optimizer.exclude", "optimizer.lr_factors",
-    "optimizer.lr_fixed", "optimizer.hold",
+    "optimizer.lr_fixed", "optimizer.hold", "distill.teacher",
 )  # fmt: skip
 BOUNDED = [k for k, row in all_keys().items() if row.bounded]
 CHOSEN = [k for k, row in all_keys().items() if row.choices]

@@ -46,6 +46,7 @@ def parse(config_file):
 # Of keys whose values neither bounds nor choices tell.
 FREE = {
     "init_from": "an-export",
+    "distill.teacher": "a-classifier",
     "data.name": "cifar10",
     "data.dir": "a folder",
     "optimizer.exclude": ("kernel",),

@@ -137,7 +137,7 @@ def filled(shapes, seed=0):
         if name == "kernel":
             fan_in = np.prod(leaf.shape[:-1])
             return (random.randn(*leaf.shape) / np.sqrt(fan_in)).astype(leaf.dtype)
-        if name in ("queue", "bank"):
+        if name in ("queue", "bank") and leaf.ndim == 2:  # SwAV's starts empty
             rows = random.randn(*leaf.shape)
             return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(leaf.dtype)
         return np.full(leaf.shape, float(name in ("scale", "var")), leaf.dtype)

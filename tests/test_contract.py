@@ -410,10 +410,8 @@ def test_it_says_what_it_takes(x64, name):
     if count == 1:
         return
     for other in (1, 3):
-        with pytest.raises(ValueError, match=rf"compares 2 views; got .* \(8, {other}, 8"):
-            jax.eval_shape(method.loss, params, extra, make_batch(8, views=other), *args)
         changed = {**batch, "views": make_batch(8, views=other)["views"]}
-        with pytest.raises(ValueError, match=rf"compares 2 views; got .* \(8, {other}, 8\)"):
+        with pytest.raises(ValueError, match=rf"compares 2 views; got .* \(8, {other}, 8"):
             jax.eval_shape(method.loss, params, extra, changed, *args)
     if "local" in method.takes:
         with pytest.raises(KeyError, match="local"):

@@ -215,14 +215,20 @@ def test_every_config_builds_its_method():
     """Fails if a config sets a key that does not exist, or a value that is refused."""
     names = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
     assert {"digits", "folder", "byol_imagenet_r50", "simclr_imagenet_r50"} <= set(names)
-    facts = Facts(10_000, 10, 1000, 10)
     for name in names:
         config = resolve(load(name))
         channels = 1 if config.data.name == "digits" else 3
         recipe, _ = build_views(config, channels)
+        facts = Facts(10_000, 10, 1000, 10, config.batch_size, len(recipe.get("local", ())))
+        build_optimizer(config, facts)
+        if name.startswith("distill"):  # whose teacher the user gives
+            with pytest.raises(
+                ValueError, match="teacher is empty; give the folder of a classifier"
+            ):
+                build_method(config, parts(config, channels), facts)
+            continue
         method = build_method(config, parts(config, channels), facts)
         check_takes(config.method.name, method.takes, config.views.recipe, recipe)
-        build_optimizer(config, facts)
 
 
 def test_the_papers_recipes():

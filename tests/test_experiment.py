@@ -131,7 +131,7 @@ class Whole:
 METHOD_KEYS = {
     "hidden": 9, "out": 5, "predictor": False, "tau": 0.5, "tau_schedule": "constant",
     "beta": 0.25, "temperature": 0.7, "bn": None, "bn_groups": 2, "stop_gradient": False,
-    "layers": 4, "queue": 512, "symmetric": True, "shuffle": False, "predictor_hidden": 6,
+    "layers": 4, "queue": 1024, "symmetric": True, "shuffle": False, "predictor_hidden": 6,
     "norm": False, "loss": "nt_logistic", "margin": 0.5, "l2": 0.5, "mean": "inside",
     "base_temperature": 0.5, "off_diagonal": 0.5, "scale": 0.5, "invariance": 2.0, "variance": 2.0,
     "covariance": 2.0, "prototypes": 7, "epsilon": 0.5, "iterations": 2,
@@ -141,7 +141,7 @@ METHOD_KEYS = {
 }  # fmt: skip
 # What must be set for a key to matter: beside it, and for any.
 BESIDE = {"margin": {"loss": "triplet"}, "l2": {"loss": "n_pair"}}
-BASE = {"hidden": 8, "out": 4, "beta": 0.5, "queue": 256, "prototypes": 6, "teacher_epochs": 2}
+BASE = {"hidden": 8, "out": 4, "beta": 0.5, "queue": 512, "prototypes": 6, "teacher_epochs": 2}
 
 
 def program(method):

@@ -130,7 +130,7 @@ def prepare_records(folder):
 
 def records(shared, folder, draw):
     """A spoilt shard beside a good one, read as a stream and at once."""
-    from byol_jax.data import pipeline, records, tfrecord
+    from byol_jax.data import pipeline, records, rows, tfrecord
     from byol_jax.data.source import Shard, Source
     from byol_jax.views import recipes, spec
 
@@ -163,7 +163,7 @@ def records(shared, folder, draw):
     assert batches[0]["label"][: len(shared)].tolist() == list(range(len(shared)))
     assert loaded.labels.tolist() == batches[0]["label"].tolist()
     for index in np.flatnonzero(batches[0]["mask"] == 0).tolist():
-        assert "\n" not in pipeline.why_damaged(source, index)
+        assert "\n" not in rows.why_damaged(source, index)
     if draw.random() < 0.2:  # to trace it takes a while
         next(pipeline.train_batches(source, recipes.crop_flip(8), batch_size=n, seed=0))
     return len(chosen)

@@ -514,7 +514,7 @@ def test_a_queue_that_does_not_hold_whole_batches(method, values, message):
 def test_what_swav_byol_and_larc_cannot_be_built_with():
     """Fails if a queue is cut to size in silence, or negatives are left out for local views."""
     config = small("swav", "simclr", swav__queue=40)
-    message = r"swav\.queue is 40; expected a multiple of the 16 rows .*; set it to 32 or 48"
+    message = r"swav\.queue is 40; expected a multiple of the 16 that a .*; set it to 32 or 48"
     with pytest.raises(ValueError, match=message):
         build(config, images(), jax.devices()[:1])
     config.optimizer.accumulate = 2
@@ -594,7 +594,10 @@ def test_an_export_of_another_architecture_is_refused(export, key, value, messag
 
 def test_a_resumed_run_needs_no_export():
     """Fails if a run cannot go on once the export that it began with is gone."""
-    build(digits(init_from="/nowhere"), devices=jax.devices()[:1], resumed=True)
+    config, one = digits(init_from="/nowhere"), jax.devices()[:1]
+    with pytest.raises(ValueError, match="/nowhere"):
+        build(config, devices=one)
+    assert build(config, devices=one, resumed=True).encoder.config["name"] == "tiny"
 
 
 # --- the state sharded over devices --------------------------------------------------------------

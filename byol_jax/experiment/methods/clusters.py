@@ -6,9 +6,9 @@ import functools
 
 from ml_collections import ConfigDict
 
-from byol_jax import models, optim
+from byol_jax import models
 from byol_jax.core import Encoder, Method
-from byol_jax.experiment.methods.parts import Facts, Parts
+from byol_jax.experiment.methods.parts import Facts, Parts, check_queue, decay
 from byol_jax.methods.dino import dino, warmed_up
 from byol_jax.methods.swav import swav
 from byol_jax.models import heads
@@ -17,13 +17,7 @@ from byol_jax.models.network import network
 
 
 def _swav(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
-    if m.queue % facts.rows:
-        below = m.queue // facts.rows * facts.rows
-        above = below + facts.rows
-        raise ValueError(
-            f"swav.queue is {m.queue}; expected a multiple of the {facts.rows} rows of a "
-            f"(micro-)batch, or 0 for none; set it to {below} or {above}."
-        )
+    check_queue("swav", m.queue, facts.rows, 1)
     wrap = functools.partial(parts.wrapped, bn=m.bn, groups=m.bn_groups)
     head = wrap(heads.mlp((m.hidden, m.out), last_bias=True, **parts.dtypes))
     return swav(
@@ -39,7 +33,6 @@ def _swav(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
 
 
 def _dino(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
-    schedules = {"cosine": optim.cosine_tau(m.tau, facts.steps), "constant": optim.constant(m.tau)}
     wrap = functools.partial(parts.wrapped, bn=m.bn, groups=m.bn_groups)
     widths = (m.hidden,) * (m.layers - 1) + (m.out,)
     head = parts.gather(dino_head(widths, **parts.dtypes))
@@ -48,7 +41,7 @@ def _dino(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
         network(wrap(parts.encoder), head),
         network(wrap(_without_drop_path(parts.encoder)), head),
         m.prototypes,
-        tau=schedules[m.tau_schedule],
+        tau=decay(m, facts),
         temperature=m.temperature,
         teacher_temperature=warmed_up(start, end, m.teacher_epochs, facts.steps_per_epoch),
         centre_momentum=m.centre_momentum,

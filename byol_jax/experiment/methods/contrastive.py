@@ -9,10 +9,10 @@ from typing import Any
 from jax import Array
 from ml_collections import ConfigDict
 
-from byol_jax import losses, models, optim
+from byol_jax import losses, models
 from byol_jax.config_table import GROUPS
 from byol_jax.core import Method
-from byol_jax.experiment.methods.parts import Facts, Parts
+from byol_jax.experiment.methods.parts import Facts, Parts, check_queue, decay
 from byol_jax.methods.moco import moco
 from byol_jax.methods.nnclr import nnclr
 from byol_jax.methods.npid import npid
@@ -59,7 +59,6 @@ def _simclr(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
 
 def _moco(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
     check_queue("moco", m.queue, facts.rows, 2 if m.symmetric else 1)
-    schedules = {"cosine": optim.cosine_tau(m.tau, facts.steps), "constant": optim.constant(m.tau)}
     encoder = parts.wrapped(parts.encoder, "per_view", m.bn_groups)
     widths = (m.hidden,) * (m.layers - 1) + (m.out,)
     head = parts.gather(heads.mlp(widths, norm=False, last_bias=True, **parts.dtypes))
@@ -67,7 +66,7 @@ def _moco(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
     return moco(
         network(encoder, head),
         network(keys, head),
-        tau=schedules[m.tau_schedule],
+        tau=decay(m, facts),
         temperature=m.temperature,
         queue=m.queue,
         symmetric=m.symmetric,
@@ -83,28 +82,6 @@ def _nnclr(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
     predictor = wrap(heads.mlp((m.predictor_hidden, m.out), last_bias=True, **plain))
     net = network(wrap(parts.encoder), projector)
     return nnclr(net, predictor, temperature=m.temperature, queue=m.queue)
-
-
-def check_queue(method: str, size: int, rows: int, views: int) -> None:
-    """Refuse a queue that does not hold whole batches.
-
-    Args:
-      method: its name.
-      size: of the queue.
-      rows: of a (micro-)batch.
-      views: of each image that enter the queue.
-
-    Raises:
-      ValueError: gives the nearest sizes that work.
-    """
-    new = rows * views
-    if size % new:
-        below, above = size // new * new, (size // new + 1) * new
-        remedy = f"{below} or {above}" if below else f"{above}"
-        raise ValueError(
-            f"{method}.queue is {size}; expected a multiple of the {new} that a (micro-)batch of "
-            f"{rows} images adds; set it to {remedy}."
-        )
 
 
 def _npid(m: ConfigDict, parts: Parts, facts: Facts) -> Method:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from byol_jax import models
+from byol_jax import models, optim
 from byol_jax.config import group_of
 from byol_jax.core import Encoder
 from byol_jax.mesh import ANYWHERE, Placement
+from byol_jax.optim import Schedule
 
 
 class Facts(NamedTuple):
@@ -61,6 +62,34 @@ class Parts(NamedTuple):
         if groups > 1:
             module = models.grouped(module, groups)
         return self.gather(module)
+
+
+def decay(m: ConfigDict, facts: Facts) -> Schedule:
+    """The decay of a target network at each step, from a method's `tau` and `tau_schedule`."""
+    rising = m.tau_schedule == "cosine"
+    return optim.cosine_tau(m.tau, facts.steps) if rising else optim.constant(m.tau)
+
+
+def check_queue(method: str, size: int, rows: int, views: int) -> None:
+    """Refuse a queue that does not hold whole batches.
+
+    Args:
+      method: its name.
+      size: of the queue.
+      rows: of a (micro-)batch.
+      views: of each image that enter the queue.
+
+    Raises:
+      ValueError: gives the nearest sizes that work.
+    """
+    new = rows * views
+    if size % new:
+        below, above = size // new * new, (size // new + 1) * new
+        remedy = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(
+            f"{method}.queue is {size}; expected a multiple of the {new} that a (micro-)batch of "
+            f"{rows} images adds; set it to {remedy}."
+        )
 
 
 def build_encoder(config: ConfigDict, channels: int) -> Encoder:

@@ -8,9 +8,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from byol_jax import losses, optim
+from byol_jax import losses
 from byol_jax.core import Method
-from byol_jax.experiment.methods.parts import Facts, Parts
+from byol_jax.experiment.methods.parts import Facts, Parts, decay
 from byol_jax.methods.byol import Objective, byol
 from byol_jax.methods.siamese import siamese
 from byol_jax.methods.target import ahead
@@ -39,12 +39,11 @@ def _byol(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
             f"byol.beta is {m.beta}, but the recipe makes {facts.local} local views, for which "
             "there are no negatives; set it to 0.0, or views.recipe to one without local views."
         )
-    schedules = {"cosine": optim.cosine_tau(m.tau, facts.steps), "constant": optim.constant(m.tau)}
     wrap, projector, predictor = _heads(m, parts)
     return byol(
         network(wrap(parts.encoder), projector),
         predictor,
-        tau=schedules[m.tau_schedule],
+        tau=decay(m, facts),
         objective=_objective(m),
         local=facts.local,
     )
@@ -61,7 +60,6 @@ def _siamese(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
 
 
 def _mocov3(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
-    schedules = {"cosine": optim.cosine_tau(m.tau, facts.steps), "constant": optim.constant(m.tau)}
     wrap = functools.partial(parts.wrapped, bn=m.bn, groups=m.bn_groups)
     plain = {"hidden_bias": False, **parts.dtypes}
     widths = (m.hidden, m.out)
@@ -70,7 +68,7 @@ def _mocov3(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
     return byol(
         network(wrap(parts.encoder), projector),
         predictor,
-        tau=ahead(schedules[m.tau_schedule]),
+        tau=ahead(decay(m, facts)),
         objective=functools.partial(losses.symmetric_info_nce, temperature=m.temperature),
         copy=True,
     )

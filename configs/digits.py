@@ -29,7 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "simsiam": {"hidden": 256, "out": 256, "layers": 2, "predictor_hidden": 64},
     "nnclr": {**HEAD, "predictor_hidden": 256, "queue": 1024, "temperature": 0.2},
     "swav": {**HEAD, "prototypes": 60},
-    "dino": {**HEAD, "prototypes": 256, **FAST, "teacher_temperature": 0.07, "teacher_epochs": 10},
+    "dino": {**HEAD, "prototypes": 256, "tau": 0.98, "tau_schedule": "cosine"},
     "npid": {"out": 64, "negatives": 0, "temperature": 0.1},
 }
 # At batch 256, where it is not BYOL's.
@@ -75,8 +75,10 @@ def get_config(method: str = "byol") -> ConfigDict:
         c.views.overrides.update(
             area=(0.35, 1.0), flip=0.0, rotate=17.0, saturation=0.0, hue=0.0, grey=0.0
         )
-    if method == "dino":  # with SGD it collapses to equal outputs
+    if method == "dino":  # with SGD, or a faster teacher, it collapses to equal outputs
         c.optimizer.name = "adamw"
+        c.optimizer.hold = ("last_layer",)
+        c.optimizer.hold_epochs = 1.0
         c.optimizer.weight_decay = 0.04
         c.optimizer.clip_tensor = 3.0
     return c

@@ -216,9 +216,9 @@ class Run(NamedTuple):
 
 
 def batch_for(method, dtype="float64"):
-    batch = make_batch(8, dtype, views=method.takes["views"])
+    batch = make_batch(8, dtype, size=4, views=method.takes["views"])
     if "local" in method.takes:
-        local = make_batch(8, dtype, seed=1, size=6, views=method.takes["local"])
+        local = make_batch(8, dtype, seed=1, size=3, views=method.takes["local"])
         batch["local"] = local["views"]
     return batch
 

@@ -7,6 +7,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+import few_digits
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -173,7 +174,7 @@ import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
 sys.argv = ["train", "--config", "configs/digits.py", "--workdir", sys.argv[1],
             "--config.epochs=1", "--config.encoder.width=0.25", "--config.views.placement=device",
-            "--config.data.placement=resident"]
+            "--config.data.placement=resident", *sys.argv[2:]]
 import runpy
 runpy.run_module("byol_jax.train", run_name="__main__")
 """
@@ -182,7 +183,7 @@ runpy.run_module("byol_jax.train", run_name="__main__")
 def test_resident_training_without_tensorflow(tmp_path):
     """Fails if TensorFlow is imported from the config to the last checkpoint."""
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TENSORFLOW, str(tmp_path / "run")],
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, str(tmp_path / "run"), *few_digits.flags()],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import few_digits
 import fork_server
 import numpy as np
 import pytest
@@ -65,6 +66,7 @@ EXACT = (
     *("--config.encoder.dtype=float64", "--config.encoder.width=0.25", "--config.byol.hidden=32"),
     *("--config.epochs=2", "--config.log_every=1", "--config.evaluate_every=1"),
     *("--config.checkpoint_every=8", "--config.data.steps_per_dispatch=1"),
+    *few_digits.flags(),
 )
 STREAM = ("--config.data.placement=stream", "--config.data.steps_per_dispatch=0")
 

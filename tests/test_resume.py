@@ -5,6 +5,7 @@ import random
 import signal
 import time
 
+import few_digits
 import fork_server
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ def command(workdir, *more):
         *("--config", "configs/digits.py", "--workdir", str(workdir)),
         *("--config.epochs=6", "--config.log_every=1", "--config.checkpoint_every=7"),
         *("--config.keep=2", "--config.evaluate_every=2", "--config.encoder.width=0.25"),
+        *few_digits.flags(),
         *more,
     ]
 

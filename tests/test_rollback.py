@@ -3,10 +3,13 @@
 import dataclasses
 import json
 
+import few_digits
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from byol_jax import mesh
 from byol_jax import train as command
 from byol_jax.checkpoint import Checkpoints
 from byol_jax.data.order import epoch_permutation
@@ -14,7 +17,7 @@ from byol_jax.events import read_events
 from byol_jax.faults import TrainingError
 from configs import digits
 
-BATCH, STEPS = 128, 10  # an epoch of digits
+BATCH, STEPS = 16, few_digits.STEPS_PER_EPOCH
 
 
 def config(**more):
@@ -22,6 +25,7 @@ def config(**more):
     c.epochs, c.log_every, c.checkpoint_every, c.evaluate_every = 2, 1, 2, 0
     c.encoder.width, c.byol.hidden, c.byol.out = 0.25, 16, 8
     c.data.placement, c.data.steps_per_dispatch = "stream", 0
+    c.data.name, c.data.dir, c.batch_size = "npz", few_digits.path(), BATCH
     c.update(more)
     return c
 
@@ -49,7 +53,9 @@ def poisoned(index):
 @pytest.fixture
 def bad_step(monkeypatch, quick):
     """An example that comes at step 6 of the first epoch poisons every batch it is in."""
-    index = int(epoch_permutation(0, 0, 1297)[5 * BATCH + 3])
+    original = mesh.make_mesh
+    monkeypatch.setattr(mesh, "make_mesh", lambda *_: original(jax.devices()[:1]))
+    index = int(epoch_permutation(0, 0, few_digits.EXAMPLES)[5 * BATCH + 3])
     monkeypatch.setattr(command, "build_step", poisoned(index))
     return index
 

@@ -383,7 +383,8 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "dim": _count(0, low=0),  # width, blocks, heads per block; 0: by name
             "depth": _count(0, low=0),
             "heads": _count(0, low=0),
-            "pool": _one_of("token", "mean"),  # features: the class token, or the patches' mean
+            # Features: the class token; the mean of the patches before or after the last norm.
+            "pool": _one_of("token", "mean", "normed_mean"),
             "class_token": Key(True),
             "registers": _count(0, low=0),  # tokens that are no feature
             "positions": _one_of("sincos", "learned"),  # sincos: fixed

@@ -1,6 +1,7 @@
 """Vision transformers: their parts against NumPy, options, and MoCo v3's authors' steps."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -102,14 +103,14 @@ def test_positions_of_another_size(x64, grid):
 
 
 def numpy_features(params, x, heads_, registers):
-    """The class token's and the mean patch's features of images [N, H, W, C], by plain loops."""
+    """Features of images [N, H, W, C] with each pool, and their patches, by plain loops."""
 
     def norm(p, x):
         x = x - x.mean(-1, keepdims=True)
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
 
     def gelu(x):
-        return np.vectorize(lambda v: 0.5 * v * (1 + __import__("math").erf(v / 2**0.5)))(x)
+        return np.vectorize(lambda v: 0.5 * v * (1 + math.erf(v / 2**0.5)))(x)
 
     found = []
     for image in x:
@@ -135,8 +136,8 @@ def numpy_features(params, x, heads_, registers):
             y = gelu(norm(b["norm2"], t) @ b["mlp"]["fc1"]["kernel"] + b["mlp"]["fc1"]["bias"])
             y = y @ b["mlp"]["fc2"]["kernel"] + b["mlp"]["fc2"]["bias"]
             t = t + b["ls2"]["scale"] * y
-        patches = t[1 + registers :]
-        found.append((norm(params["norm"], t[0]), norm(params["norm"], patches.mean(0)), patches))
+        patches, last = t[1 + registers :], functools.partial(norm, params["norm"])
+        found.append((last(t[0]), last(patches.mean(0)), last(patches).mean(0), patches))
     return [np.stack(f) for f in zip(*found, strict=True)]
 
 
@@ -151,7 +152,7 @@ def drawn(vit, seed=0):
 def test_features_are_those_of_plain_loops(x64):
     """Fails if heads are cut another way, the mean is over all tokens, or a factor is left out."""
     options = {"registers": 2, "layer_scale": 0.5, "positions": "learned"}
-    vits = [small_vit(pool=pool, **options) for pool in ("token", "mean")]
+    vits = [small_vit(pool=pool, **options) for pool in ("token", "mean", "normed_mean")]
     params, x = drawn(vits[0]), images(0)
     expected = numpy_features(params, x[:3, 0], 2, 2)
     for vit, pooled in zip(vits, expected, strict=False):
@@ -161,7 +162,7 @@ def test_features_are_those_of_plain_loops(x64):
         np.testing.assert_allclose(out.pooled[:, 0], pooled, rtol=1e-9, atol=1e-9)
         assert stats == {}
         assert [m.shape for m in out.maps] == [(3, 2, 3, 3, DIM)]
-        np.testing.assert_allclose(out.maps[0][:, 0].reshape(3, 9, -1), expected[2], atol=1e-9)
+        np.testing.assert_allclose(out.maps[0][:, 0].reshape(3, 9, -1), expected[3], atol=1e-9)
 
 
 def test_remat_and_bfloat16():
@@ -298,7 +299,7 @@ def test_an_encoder_gets_every_key_of_its_group():
         ({"vit__heads": 3}, r"vit\.dim is 16 with vit\.heads 3; expected a multiple of 4 and of"),
         ({"vit__maps": 3}, r"vit\.maps is 3; expected 1 to the 2 blocks"),
         ({"encoder__width": 2.0}, r"encoder\.width 2\.0 .* set vit\.dim"),
-        ({"vit__class_token": False}, r"vit\.pool is 'token', but vit\.class_token is false"),
+        ({"vit__class_token": False}, r"vit\.pool is 'token', but there is no class token"),
         ({"vit__depth": 1000}, r"vit\.depth is 1000; expected 1 to 256"),
     ],
 )

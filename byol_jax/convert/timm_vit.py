@@ -57,7 +57,8 @@ def model_args(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         "num_heads": config["heads"],
         "class_token": config["class_token"],
         "reg_tokens": config["registers"],
-        "global_pool": "avg" if config["pool"] == "mean" else "token",
+        "global_pool": "token" if config["pool"] == "token" else "avg",
+        "fc_norm": config["pool"] == "mean",
         "dynamic_img_size": True,  # images of any size, as here
     }
     if config["layer_scale"]:
@@ -140,9 +141,9 @@ def foreign_info(described: Mapping[str, Any], shapes: Mapping[str, Any]) -> Enc
     tokens = [(shapes.get(name, ()) or (0, 0))[1] for name in TOKENS]
     side = math.isqrt(table[1])
     side = side if side * side == table[1] else math.isqrt(max(table[1] - sum(tokens), 0))
-    mean_first = "fc_norm.weight" in shapes
-    if "avg" in (described.get("global_pool"), given.get("global_pool")) and not mean_first:
-        raise ValueError("its features are a mean after the norm; here the mean comes first.")
+    pool = "token"
+    if "avg" in (described.get("global_pool"), given.get("global_pool")):
+        pool = "mean" if "fc_norm.weight" in shapes else "normed_mean"
     depth = sum(name.startswith("blocks.") and name.endswith("norm1.weight") for name in shapes)
     encoder = {
         "name": size,
@@ -151,7 +152,7 @@ def foreign_info(described: Mapping[str, Any], shapes: Mapping[str, Any]) -> Enc
         "dim": dim,
         "depth": depth,
         "heads": given.get("num_heads", SIZES[size][2]),
-        "pool": "mean" if mean_first else "token",
+        "pool": pool,
         "class_token": bool(tokens[0]),
         "registers": tokens[1],
         "positions": "learned",

@@ -5,7 +5,7 @@ Shape key: N rows, G views, H W C image, h w patches, L = h w, K visible patches
 
     tokens = (class token, registers, patches E + positions)       E: the patch projection
     tokens = block(... block(tokens))
-    pooled = norm(class token)   or   norm(mean of the patches)
+    pooled = norm(class token)   or   norm(mean of the patches)   or   mean of norm(patches)
 
 Parameter names follow timm's (patch_embed, blocks_0/attn/qkv ...).
 """
@@ -33,6 +33,7 @@ SIZES = {
     "vit_huge": (1280, 32, 16),
 }
 TOKENS = ("cls_token", "reg_token")
+POOLS = ("token", "mean", "normed_mean")
 # Whose initial weights -> standard deviation of the tokens.
 INITS = {"mae": 0.02, "mocov3": 1e-6, "dino": 0.02}
 # Largest values, so that a forged file cannot request all memory or time.
@@ -70,8 +71,8 @@ def make_vit(
       patch: side of a patch, px.
       dim, depth, heads: width D, blocks, heads per block; 0: those of `name`. MoCo v3's Small has
         12 heads. D is a multiple of 4 and of the heads.
-      pool: "token" (the class token, then the norm) or "mean" (the mean of the patches, then the
-        norm: timm's "avg").
+      pool: "token" (the class token, then the norm), "mean" (the mean of the patches, then the
+        norm: timm's "avg", and MAE's in fine-tuning) or "normed_mean" (the norm, then the mean).
       class_token: whether there is one.
       registers: further tokens, which are no feature (Darcet et al. 2024).
       positions: "sincos" (fixed) or "learned".
@@ -157,6 +158,8 @@ def make_vit(
 
     def pooled(params: Tree, x_NTD: Array) -> Array:
         x_NTD = x_NTD.astype(jnp.promote_types(compute, jnp.float32))
+        if pool == "normed_mean":
+            return layer_norm(params["norm"], x_NTD[:, prefix:]).mean(1)
         x = x_NTD[:, 0] if pool == "token" else x_NTD[:, prefix:].mean(1)
         return layer_norm(params["norm"], x)
 
@@ -194,7 +197,7 @@ def make_vit(
 def _check(c: dict[str, Any]) -> None:
     """Refuse arguments of `make_vit` that are out of their ranges."""
     for what, allowed in (
-        ("pool", ("token", "mean")),
+        ("pool", POOLS),
         ("positions", ("sincos", "learned")),
         ("init", tuple(INITS)),
     ):
@@ -232,7 +235,8 @@ def _check(c: dict[str, Any]) -> None:
         raise ValueError(f"vit.layer_scale is {c['layer_scale']}; expected 0 or more.")
     if c["pool"] == "token" and not c["class_token"]:
         raise ValueError(
-            "vit.pool is 'token', but vit.class_token is false; set vit.pool=mean, or keep it."
+            "vit.pool is 'token', but there is no class token; set vit.pool=mean, or "
+            "vit.class_token=True."
         )
 
 

@@ -18,11 +18,11 @@ def get_config() -> ConfigDict:
     """The config."""
     c = default_config()
     c.batch_size = 128
-    c.epochs = 8
+    c.epochs = 6
     c.image_size = 32
     c.log_every = 50
     c.checkpoint_every = 500
-    c.evaluate_every = 4
+    c.evaluate_every = 3
 
     c.data.name = "cifar10"
     c.data.placement = "resident"

@@ -96,7 +96,7 @@ TABLES = {
     "mae_cifar10_cpu": {
         **_CIFAR,
         "batch_size": 128,
-        "epochs": 8,
+        "epochs": 6,
         "encoder.name": "vit_tiny",
         "vit.patch": 4,
         "vit.dim": 96,

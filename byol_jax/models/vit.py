@@ -12,6 +12,7 @@ Parameter names follow timm's (patch_embed, blocks_0/attn/qkv ...).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -22,7 +23,7 @@ from jax import Array
 from byol_jax.core import Encoder, Features, Tree, ViT
 from byol_jax.models.init import draw
 from byol_jax.models.patches import grid_of, patchify, resampled, sincos
-from byol_jax.models.transformer import Blocks, blank_linear, blank_norm, layer_norm
+from byol_jax.models.transformer import Blocks, blank_linear, blank_norm, layer_norm, linear
 
 # name -> (width, blocks, heads)
 SIZES = {
@@ -108,73 +109,65 @@ def make_vit(
     compute = jnp.dtype(dtype)
     stored = jnp.float64 if dtype == "float64" else jnp.float32
     blocks = Blocks(dim, depth, heads, layer_scale, drop_path, remat, compute, stored)
-    prefix, side = int(class_token) + registers, image_size // patch
-    taken = [math.ceil((i + 1) * depth / maps) - 1 for i in range(maps)]
+    net = _Network(
+        blocks,
+        side=image_size // patch,
+        patch=patch,
+        pool=pool,
+        class_token=class_token,
+        registers=registers,
+        learned=positions == "learned",
+        weights=init,
+        maps=maps,
+        channels=channels,
+    )
+    return ViT(Encoder(net.init, net.apply, dim, channels, config), net.tokens, patch, net.prefix)
 
-    def init_params(key: Array, images_NGHWC: Array) -> tuple[Tree, Tree]:
-        del images_NGHWC  # shapes depend on the arguments alone
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    """The functions of a transformer; see `make_vit`.
+
+    side: patches down and across. learned: whether positions are. weights: whose initial ones.
+    """
+
+    blocks: Blocks
+    side: int
+    patch: int
+    pool: str
+    class_token: bool
+    registers: int
+    learned: bool
+    weights: str
+    maps: int
+    channels: int
+
+    @property
+    def prefix(self) -> int:
+        """P."""
+        return int(self.class_token) + self.registers
+
+    def init(self, key: Array, images_NGHWC: Array) -> tuple[Tree, Tree]:
+        """See `Encoder`; shapes depend on the arguments of `make_vit` alone."""
+        del images_NGHWC
+        patch, dim, dtype = self.patch, self.blocks.dim, self.blocks.param_dtype
+        projection = blank_linear(patch * patch * self.channels, dim, dtype)
+        kernel = projection["kernel"].reshape(patch, patch, self.channels, dim)
         params = {
-            "patch_embed": blank_linear(patch * patch * channels, dim, stored),
-            **blocks.blank(),
-            "norm": blank_norm(dim, stored),
+            "patch_embed": {**projection, "kernel": kernel},
+            **self.blocks.blank(),
+            "norm": blank_norm(dim, dtype),
         }
-        kernel = params["patch_embed"]["kernel"]
-        params["patch_embed"]["kernel"] = kernel.reshape(patch, patch, channels, dim)
-        if class_token:
-            params["cls_token"] = jnp.zeros((1, dim), stored)
-        if registers:
-            params["reg_token"] = jnp.zeros((registers, dim), stored)
-        if positions == "learned":
-            params["pos_embed"] = jnp.zeros((side * side, dim), stored)
-        return draw_weights(key, params, init), {}
-
-    def places(params: Tree, grid: tuple[int, int]) -> Array:
-        table = params["pos_embed"] if positions == "learned" else sincos(dim, (side, side))
-        return resampled(jnp.asarray(table, stored), (side, side), grid).astype(compute)
-
-    def embedded(
-        params: Tree, images_NHWC: Array, keep_NK: Array | None, fill_D: Array | None
-    ) -> Array:
-        if images_NHWC.shape[-1] != channels:
-            raise ValueError(
-                f"Images have {images_NHWC.shape[-1]} channels, shape {images_NHWC.shape}; the "
-                f"encoder was built for {channels}. Set `channels` or convert the images."
-            )
-        at_LD = places(params, grid_of(images_NHWC, patch))
-        x = patchify(images_NHWC.astype(compute), patch)
-        kernel, bias = (params["patch_embed"][k].astype(compute) for k in ("kernel", "bias"))
-        at = at_LD[None]
-        if keep_NK is not None and fill_D is None:
-            x, at = jnp.take_along_axis(x, keep_NK[:, :, None], 1), at_LD[keep_NK]
-        x = x @ kernel.reshape(-1, dim) + bias[None, None]
-        if keep_NK is not None and fill_D is not None:
-            rows = jnp.arange(x.shape[0])[:, None]
-            kept = jnp.zeros(x.shape[:2], bool).at[rows, keep_NK].set(True)
-            x = jnp.where(kept[:, :, None], x, fill_D.astype(compute).reshape(1, 1, dim))
-        x = x + at
-        first = [params[k].astype(compute) for k in TOKENS if k in params]
-        first = [jnp.broadcast_to(t[None], (x.shape[0], *t.shape)) for t in first]
-        return jnp.concatenate([*first, x], 1)
-
-    def pooled(params: Tree, x_NTD: Array) -> Array:
-        x_NTD = x_NTD.astype(jnp.promote_types(compute, jnp.float32))
-        if pool == "normed_mean":
-            return layer_norm(params["norm"], x_NTD[:, prefix:]).mean(1)
-        x = x_NTD[:, 0] if pool == "token" else x_NTD[:, prefix:].mean(1)
-        return layer_norm(params["norm"], x)
-
-    def tokens(
-        params: Tree,
-        images_NHWC: Array,
-        keep_NK: Array | None = None,
-        fill_D: Array | None = None,
-        train: bool = False,
-        key: Array | None = None,
-    ) -> tuple[Array, Array]:
-        x = blocks.apply(params, embedded(params, images_NHWC, keep_NK, fill_D), train, key)[-1]
-        return layer_norm(params["norm"], x).astype(compute), pooled(params, x)
+        tables = {
+            "cls_token": int(self.class_token),
+            "reg_token": self.registers,
+            "pos_embed": self.side**2 if self.learned else 0,
+        }
+        params |= {name: jnp.zeros((rows, dim), dtype) for name, rows in tables.items() if rows}
+        return draw_weights(key, params, self.weights), {}
 
     def apply(
+        self,
         params: Tree,
         stats: Tree,
         images_NGHWC: Array,
@@ -182,16 +175,68 @@ def make_vit(
         key: Array | None = None,
         groups: int = 1,
     ) -> tuple[Features, Tree]:
+        """See `Encoder`."""
         del groups  # there is no batch norm
         n, g, *rest = images_NGHWC.shape
         images = images_NGHWC.reshape(n * g, *rest)
-        found = blocks.apply(params, embedded(params, images, None, None), train, key)
-        grid = grid_of(images, patch)
-        maps_NGhwD = tuple(found[i][:, prefix:].reshape(n, g, *grid, dim) for i in taken)
-        return Features(pooled(params, found[-1]).reshape(n, g, dim), maps_NGhwD), stats
+        found = self.blocks.apply(params, self._embedded(params, images, None, None), train, key)
+        shape = (n, g, *grid_of(images, self.patch), self.blocks.dim)
+        taken = [math.ceil((i + 1) * len(found) / self.maps) - 1 for i in range(self.maps)]
+        maps_NGhwD = tuple(found[i][:, self.prefix :].reshape(shape) for i in taken)
+        return Features(self._pooled(params, found[-1]).reshape(n, g, -1), maps_NGhwD), stats
 
-    encoder = Encoder(init_params, apply, dim, channels, config)
-    return ViT(encoder, tokens, patch, prefix)
+    def tokens(
+        self,
+        params: Tree,
+        images_NHWC: Array,
+        keep_NK: Array | None = None,
+        fill_D: Array | None = None,
+        train: bool = False,
+        key: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """See `core.ViT`."""
+        x_NTD = self._embedded(params, images_NHWC, keep_NK, fill_D)
+        x_NTD = self.blocks.apply(params, x_NTD, train, key)[-1]
+        tokens_NTD = layer_norm(params["norm"], x_NTD).astype(x_NTD.dtype)
+        return tokens_NTD, self._pooled(params, x_NTD)
+
+    def _pooled(self, params: Tree, x_NTD: Array) -> Array:
+        x_NTD = x_NTD.astype(jnp.promote_types(x_NTD.dtype, jnp.float32))
+        if self.pool == "normed_mean":
+            return layer_norm(params["norm"], x_NTD[:, self.prefix :]).mean(1)
+        x = x_NTD[:, 0] if self.pool == "token" else x_NTD[:, self.prefix :].mean(1)
+        return layer_norm(params["norm"], x)
+
+    def _embedded(
+        self, params: Tree, images_NHWC: Array, keep_NK: Array | None, fill_D: Array | None
+    ) -> Array:
+        """The tokens before the first block."""
+        if images_NHWC.shape[-1] != self.channels:
+            raise ValueError(
+                f"Images have {images_NHWC.shape[-1]} channels, shape {images_NHWC.shape}; the "
+                f"encoder was built for {self.channels}. Set `channels` or convert the images."
+            )
+        dim, dtype = self.blocks.dim, self.blocks.dtype
+        at_NLD = self._positions(params, grid_of(images_NHWC, self.patch))[None]
+        x = patchify(images_NHWC.astype(dtype), self.patch)
+        if keep_NK is not None and fill_D is None:
+            x, at_NLD = jnp.take_along_axis(x, keep_NK[:, :, None], 1), at_NLD[0][keep_NK]
+        projection = params["patch_embed"]
+        x = linear({**projection, "kernel": projection["kernel"].reshape(-1, dim)}, x)
+        if keep_NK is not None and fill_D is not None:
+            rows = jnp.arange(x.shape[0])[:, None]
+            kept = jnp.zeros(x.shape[:2], bool).at[rows, keep_NK].set(True)
+            x = jnp.where(kept[:, :, None], x, fill_D.astype(dtype).reshape(1, 1, dim))
+        first = [params[name].astype(dtype)[None] for name in TOKENS if name in params]
+        first = [jnp.broadcast_to(t, (len(x), *t.shape[1:])) for t in first]
+        return jnp.concatenate([*first, x + at_NLD], 1)
+
+    def _positions(self, params: Tree, grid: tuple[int, int]) -> Array:
+        """Of the patches of a grid, [L, D]."""
+        own = (self.side, self.side)
+        table = params["pos_embed"] if self.learned else sincos(self.blocks.dim, own)
+        table = jnp.asarray(table, self.blocks.param_dtype)
+        return resampled(table, own, grid).astype(self.blocks.dtype)
 
 
 def _check(c: dict[str, Any]) -> None:

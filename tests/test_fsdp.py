@@ -95,7 +95,7 @@ def test_a_divided_state_trains_alike(x64, accumulate):
 
 
 def test_a_transformer_is_gathered_too(x64):
-    """Fails if `gathered` leaves a transformer's tokens, or the decoder, to the compiler."""
+    """Fails if `gathered` leaves a transformer's tokens to the compiler, or changes a number."""
     states, dtypes = [], {"dtype": jnp.float64, "param_dtype": jnp.float64}
     for fsdp in (1, 4):
         mesh = meshes.make_mesh(fsdp=fsdp)
@@ -114,6 +114,10 @@ def test_a_transformer_is_gathered_too(x64):
     close(*states)
     for kind in ("params/encoder/blocks_0", "params/decoder/blocks_0"):
         assert any(k.startswith(kind) for k in divided(states[1])), kind
+    vit, params = modules[0], states[0].params["encoder"]
+    for f in (vit.tokens, lambda p, x: vit.encoder.apply(p, {}, x[:, None], False)):
+        text = str(jax.make_jaxpr(f)(params, batch["views"][:, 0]))
+        assert text.count("sharding_constraint") >= len(jax.tree.leaves(params))
 
 
 def test_several_steps_a_dispatch(x64):

@@ -148,7 +148,7 @@ def distill_of(dtype):
 def mae_of(dtype, **options):
     dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(dtype)}
     decoder = mae_decoder(16, 12, dim=8, depth=1, heads=2, **dtypes)
-    return mae(small_vit(dtype, image_size=8), decoder, **options)
+    return mae(small_vit(dtype, image_size=8, depth=1), decoder, **options)
 
 
 def supervised_of(dtype, **options):
@@ -401,7 +401,7 @@ def test_the_online_encoder_is_found(x64, name):
     assert stats is (run.state.extra["stats"] if flat else run.state.extra["stats"]["encoder"])
     images = make_batch(4, "float64")["views"][:, :1]
     found = run.method.features(run.state.params, run.state.extra, images)
-    made = small_vit(image_size=8).encoder if "mae" in name else mini_encoder()
+    made = small_vit(image_size=8, depth=1).encoder if "mae" in name else mini_encoder()
     h = made.apply(params, stats, images, False)[0].pooled
     np.testing.assert_allclose(found["h"], h, rtol=1e-12)
     if "probed" in name:

@@ -78,7 +78,7 @@ def parts(dtype="float64", method=""):
     encoder = mini_encoder(dtype)
     encoder = encoder._replace(config={**encoder.config, "dtype": dtype})
     if method == "mae":
-        encoder = small_vit(dtype, image_size=8).encoder
+        encoder = small_vit(dtype, image_size=8, depth=1).encoder
     return Parts(encoder, lambda module: module)
 
 

@@ -99,7 +99,10 @@ def test_a_transformer_is_gathered_too(x64):
     states, dtypes = [], {"dtype": jnp.float64, "param_dtype": jnp.float64}
     for fsdp in (1, 4):
         mesh = meshes.make_mesh(fsdp=fsdp)
-        modules = small_vit(image_size=8), mae_decoder(16, 12, dim=8, depth=1, heads=2, **dtypes)
+        modules = (
+            small_vit(image_size=8, depth=1),
+            mae_decoder(16, 12, dim=8, depth=1, heads=2, **dtypes),
+        )
         if fsdp > 1:
             modules = [gathered(module, mesh) for module in modules]
         method, optimizer = mae(*modules), optim.sgd(optim.constant(0.1))

@@ -65,36 +65,10 @@ def require_exact(config: Mapping[str, Any]) -> Encoder:
     """
     encoder = build_encoder(config)
     full = encoder.config
-    depth = full["name"].removeprefix("resnet")
-    reason = ""
-    if full["name"] in SIZES:
-        pass  # but for what follows for all
-    elif full["name"] == "tiny":
-        reason = "they have no such network"
-    elif full["width"] != 1:
-        reason = (
-            f"width {full['width']:g} widens every layer, which their ResNets cannot (wide_resnet "
-            "widens only the 3x3 convolutions)"
-        )
-    elif full["sk_ratio"]:
-        reason = (
-            "sk_ratio is SimCLR v2's network, with one 3x3 convolution split in two and ResNet-D's "
-            "stem; timm's skresnet is another one (export to orbax keeps it)"
-        )
-    elif full["stem"] != "imagenet":
-        reason = f"their stem is always 7x7 with stride 2 and a max-pool, not {full['stem']!r}"
-    elif full["padding"] != "torch":
-        reason = (
-            f"padding {full['padding']!r} shifts every strided layer by a pixel from theirs; "
-            "the features would differ"
-        )
-    elif full["project_first"] and depth in ("18", "34"):
-        reason = "their first stage has no projection shortcut (project_first)"
-    if reason:
-        pass
-    elif full["channels"] != 3:
+    reason = "" if full["name"] in SIZES else _why_not(full)
+    if not reason and full["channels"] != 3:
         reason = f"theirs take 3 channels, not {full['channels']}"
-    elif full["dtype"] == "float64":
+    if not reason and full["dtype"] == "float64":
         reason = "float64 parameters do not fit into float32"
     if reason:
         raise ValueError(
@@ -102,6 +76,32 @@ def require_exact(config: Mapping[str, Any]) -> Encoder:
             "it with --format orbax."
         )
     return encoder
+
+
+def _why_not(full: Mapping[str, Any]) -> str:
+    """Why timm and torchvision do not have a convolutional encoder, or ""."""
+    if full["name"] == "tiny":
+        return "they have no such network"
+    if full["width"] != 1:
+        return (
+            f"width {full['width']:g} widens every layer, which their ResNets cannot (wide_resnet "
+            "widens only the 3x3 convolutions)"
+        )
+    if full["sk_ratio"]:
+        return (
+            "sk_ratio is SimCLR v2's network, with one 3x3 convolution split in two and ResNet-D's "
+            "stem; timm's skresnet is another one (export to orbax keeps it)"
+        )
+    if full["stem"] != "imagenet":
+        return f"their stem is always 7x7 with stride 2 and a max-pool, not {full['stem']!r}"
+    if full["padding"] != "torch":
+        return (
+            f"padding {full['padding']!r} shifts every strided layer by a pixel from theirs; "
+            "the features would differ"
+        )
+    if full["project_first"] and full["name"] in ("resnet18", "resnet34"):
+        return "their first stage has no projection shortcut (project_first)"
+    return ""
 
 
 def _torch_name(path: tuple[str, ...], config: Mapping[str, Any]) -> str:

@@ -106,7 +106,8 @@ def _close(word: str, words: Any) -> str:
 
 def group_of(choice: str, name: str) -> str:
     """The group of keys that belongs to a choice: ("encoder.name", "resnet50") -> "resnet"."""
-    return "resnet" if choice == "encoder.name" and name.startswith("resnet") else name
+    families = ("resnet", "vit") if choice == "encoder.name" else ()
+    return next((family for family in families if name.startswith(family)), name)
 
 
 def resolve(config: ConfigDict) -> ConfigDict:

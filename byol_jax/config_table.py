@@ -124,7 +124,8 @@ KEYS = {
     "views.mean": Key((), low=0, high=1),  # per channel, of images in 0..1; (): the data set's
     "views.std": _above_0(()),
     "encoder.name": _one_of(
-        "resnet50", "tiny", "resnet18", "resnet34", "resnet101", "resnet152", "resnet200"
+        *("resnet50", "tiny", "resnet18", "resnet34", "resnet101", "resnet152", "resnet200"),
+        *("vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"),
     ),
     "encoder.width": Key(1.0, low=0.25, high=4),  # factor on every channel count
     "encoder.padding": _one_of("torch", "same"),
@@ -135,7 +136,7 @@ KEYS = {
         *("byol", "siamese", "simclr", "supervised"),
         *("supcon", "barlow", "vicreg"),
         *("moco", "mocov3", "simsiam", "nnclr"),
-        *("swav", "dino", "npid", "distill"),
+        *("swav", "dino", "npid", "distill", "mae"),
     ),
     "method.probe": Key(True),  # train an online linear probe if there are labels
     "optimizer.name": _one_of("sgd", "lars", "adamw"),
@@ -285,6 +286,8 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
         },
         "mocov3": {
             **_HEADS,
+            "layers": _count(2),  # of the projector: 2 for ResNets, 3 for ViTs
+            "predictor_norm": Key(False),  # batch norm at the predictor's end, as for ViTs
             "tau": _share(0.99),  # decay of the target at step 0
             "tau_schedule": _one_of("cosine", "constant"),
             "temperature": _above_0(1.0),
@@ -345,6 +348,14 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "alpha": _share(1.0),  # weight of the teacher; labels have the rest
             "bn_groups": _count(1),
         },
+        "mae": {
+            "mask": Key(0.75, low=0, high=1, low_open=True, high_open=True),  # share hidden
+            "dim": _count(512),  # of the decoder: width, blocks, heads
+            "depth": _count(8),
+            "heads": _count(16),
+            "normalised": Key(True),  # each patch's pixels by their own mean and deviation
+            "mask_tokens": Key(False),  # in the encoder, which then sees all patches
+        },
     },
     "optimizer.name": {
         "lars": {
@@ -366,6 +377,20 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "space_to_depth": Key(False),  # imagenet stem on 2x2 px blocks: same results
             # SimCLR v2's network: inner width of selective kernels, a share; 0.0: a plain ResNet
             "sk_ratio": _share(0.0),
+        },
+        "vit": {
+            "patch": _count(16),  # px; image_size is a multiple of it
+            "dim": _count(0, low=0),  # width, blocks, heads per block; 0: by name
+            "depth": _count(0, low=0),
+            "heads": _count(0, low=0),
+            # Features: the class token; the mean of the patches before or after the last norm.
+            "pool": _one_of("token", "mean", "normed_mean"),
+            "class_token": Key(True),
+            "registers": _count(0, low=0),  # tokens that are no feature
+            "positions": _one_of("sincos", "learned"),  # sincos: fixed
+            "layer_scale": _from_0(0.0),  # initial factor on each branch of a block; 0.0: none
+            "init": _one_of("mae", "mocov3", "dino"),  # whose initial weights
+            "maps": _count(4),  # blocks whose patch tokens are the feature maps
         },
     },
     "views.recipe": {

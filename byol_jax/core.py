@@ -1,7 +1,7 @@
 """Types that every module shares: batches, encoders, methods and the train state.
 
 Shape key: N batch rows, G batch-norm groups (axis 1), B batch, V views, H W C image, D features,
-K visible patches.
+K visible patches, T tokens.
 """
 
 from __future__ import annotations
@@ -71,14 +71,18 @@ class Encoder(NamedTuple):
 class ViT(NamedTuple):
     """A vision transformer: an `Encoder`, and what only a transformer can do.
 
-    tokens(params, images_NHWC, keep_NK) -> [N, K, D]: the tokens of the patches whose numbers are
-      in `keep` (int32), the others dropped before the first block; of all patches if it is None.
-    patch: side of a patch, px.
+    tokens(params, images_NHWC, keep_NK=None, fill_D=None, train=False, key=None)
+      -> (tokens [N, T, D], pooled [N, D]): the normalised tokens, the `prefix` ones first (class
+      token, registers), then those of the patches whose numbers are in `keep` (int32), the others
+      dropped before the first block; of all patches if it is None. With `fill`, the others are not
+      dropped: that vector is put in their place, before the positions are added.
+    patch: side of a patch, px. prefix: number of tokens that are no patch.
     """
 
     encoder: Encoder
-    tokens: Callable[..., Array]
+    tokens: Callable[..., tuple[Array, Array]]
     patch: int
+    prefix: int
 
 
 def starting_from(encoder: Encoder, params: Tree, stats: Tree) -> Encoder:
@@ -126,6 +130,8 @@ class Method(NamedTuple):
     prepare(params) -> params                      done to the parameters before each step
     sharded: ("bank", ...)                         arrays of `extra` with one row for each example,
                                                    whose axis 0 is sharded over all devices
+    pictures(params, images_NHWC, key) -> {title: images_NHWC}    what it makes of images, drawn
+                                                   at evaluations; None: nothing to see
     """
 
     init: Callable[[Array, Batch], tuple[Tree, Tree]]
@@ -137,6 +143,7 @@ class Method(NamedTuple):
     moving: tuple[str, ...] = ("stats",)
     prepare: Callable[[Tree], Tree] = _as_they_are
     sharded: tuple[str, ...] = ()
+    pictures: Callable[[Tree, Array, Array], dict[str, Array]] | None = None
 
 
 @jax.tree_util.register_dataclass

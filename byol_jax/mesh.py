@@ -13,10 +13,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from byol_jax.core import ViT
+
 SHARD_FROM = 1024
 """Elements that each device must hold for an array to be sharded: a TPU tile, 8 x 128."""
 
-Module = TypeVar("Module", bound=Any)  # a NamedTuple with `apply`: an encoder or a head
+Module = TypeVar("Module", bound=Any)  # a NamedTuple with `apply`: an encoder or a head; or a ViT
 
 
 def make_mesh(devices: Sequence[Any] | None = None, fsdp: int = 1) -> Mesh:
@@ -105,7 +107,7 @@ def gathered(module: Module, mesh: Mesh) -> Module:
     gradients; optimizer and moving average work on the shards. The results are the same.
 
     Args:
-      module: with apply(params, stats, ...).
+      module: with apply(params, stats, ...); or a `ViT`.
       mesh: see `state_sharding`.
 
     Reference: Xu et al. 2020, Automatic Cross-Replica Sharding of Weight Update.
@@ -121,6 +123,14 @@ def gathered(module: Module, mesh: Mesh) -> Module:
         return (put(grads, state_sharding(grads, mesh)),)
 
     whole.defvjp(lambda tree: (whole(tree), None), share)
+
+    if isinstance(module, ViT):
+        plain = module.tokens
+
+        def tokens(params: Any, *args: Any, **options: Any) -> Any:
+            return plain(whole(params), *args, **options)
+
+        return module._replace(encoder=gathered(module.encoder, mesh), tokens=tokens)
 
     def apply(params: Any, stats: Any, *args: Any, **options: Any) -> Any:
         return module.apply(whole(params), whole(stats), *args, **options)

@@ -22,7 +22,11 @@ from byol_jax.untrusted import one_error
 
 
 def encoder_location(method: Method, params: Tree, extra: Tree) -> dict[str, str]:
-    """Where in a checkpoint the online encoder is, found through the method itself."""
+    """Where in a checkpoint the online encoder is, found through the method itself.
+
+    Returns:
+      {"params": "params/encoder/", "stats": ...}; "" for a part that has no arrays.
+    """
 
     def names(prefix: str, tree: Tree) -> Tree:
         def name(path: Any, _: Any) -> str:
@@ -33,9 +37,12 @@ def encoder_location(method: Method, params: Tree, extra: Tree) -> dict[str, str
     found = method.encoder(names("params", params), names("extra", extra))
     location = {}
     for part, tree in zip(("params", "stats"), found, strict=True):
-        path, name = jax.tree_util.tree_flatten_with_path(tree)[0][0]
-        own = jax.tree_util.keystr(path, simple=True, separator="/")
-        location[part] = name.removesuffix(own)
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        location[part] = ""
+        if leaves:
+            path, name = leaves[0]
+            own = jax.tree_util.keystr(path, simple=True, separator="/")
+            location[part] = name.removesuffix(own)
     return location
 
 
@@ -170,7 +177,8 @@ def read_run(workdir: Path, *, from_head: bool = False) -> RunEncoder:
     info = info_from_json(described, where)
     encoder = build_encoder(info.encoder, where)
     with one_error(unreadable):
-        trees = [nested(saved.arrays(step, location[part])) for part in ("params", "stats")]
+        places = (location["params"], location["stats"])
+        trees = [nested(saved.arrays(step, place)) if place else {} for place in places]
         head = [nested(saved.arrays(step, place)) for place in _PROJECTOR] if from_head else []
     saved.close()
     if encoder.config["dtype"] == "float64":

@@ -35,10 +35,11 @@ from byol_jax.experiment.build import (
 )
 from byol_jax.experiment.evaluation import build_evaluation
 from byol_jax.experiment.feed import build_feed, build_step, view_renderer
+from byol_jax.experiment.pictures import build_pictures
 from byol_jax.faults import Damage, Diverged, TrainingError
 from byol_jax.loop import Hooks, Program, fit
 from byol_jax.report.status import status
-from byol_jax.report.views import EXAMPLES, draw_views
+from byol_jax.report.views import EXAMPLES, draw_views, with_pictures
 from byol_jax.run_folder import check_data, encoder_location, keep_compiled, same_precision
 from byol_jax.run_lock import only_one
 from byol_jax.train_step import init_state, state_shapes
@@ -112,7 +113,12 @@ class Run:
         processes.check_same("The config", fixed)
         with log.busy("opening the data"), monitor.doing("start", "opening the data"):
             self.e = build(config, resumed=any_saved(workdir))
-            self.evaluate = build_evaluation(self.e)
+            self.evaluate = with_pictures(
+                build_evaluation(self.e),
+                build_pictures(self.e),
+                self.e.eval_spec,
+                workdir / "pictures" if self.main else None,
+            )
         self.data = self.e.source.fingerprint()
         shown = self.data | {"classes": self.e.source.classes}
         processes.check_same("The data", self.data, shown)

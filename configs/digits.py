@@ -31,9 +31,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "swav": {**HEAD, "prototypes": 60},
     "dino": {**HEAD, "prototypes": 256, "tau": 0.98, "tau_schedule": "cosine"},
     "npid": {"out": 64, "negatives": 0, "temperature": 0.1},
+    "mae": {"dim": 32, "depth": 2, "heads": 4, "mask": 0.5},
 }
 # At batch 256, where it is not BYOL's.
-LR = {"vicreg": 0.02, "dino": 4e-3}
+LR = {"vicreg": 0.02, "dino": 4e-3, "mae": 4e-3}
 
 
 def get_config(method: str = "byol") -> ConfigDict:
@@ -70,7 +71,7 @@ def get_config(method: str = "byol") -> ConfigDict:
     c.optimizer.warmup_epochs = 10.0
     c.optimizer.weight_decay = 5e-4
     c.sgd.momentum = 0.9
-    if method == "npid":  # one view, drawn as the two of the others
+    if method in ("npid", "mae"):  # one view, drawn as the two of the others
         c.views.recipe = "npid"
         c.views.overrides.update(
             area=(0.35, 1.0), flip=0.0, rotate=17.0, saturation=0.0, hue=0.0, grey=0.0
@@ -81,4 +82,10 @@ def get_config(method: str = "byol") -> ConfigDict:
         c.optimizer.hold_epochs = 1.0
         c.optimizer.weight_decay = 0.04
         c.optimizer.clip_tensor = 3.0
+    if method == "mae":  # a transformer of 16 patches
+        c.encoder.name = "vit_tiny"
+        c.vit.update(dim=64, depth=4, heads=4, patch=2, pool="mean")
+        c.optimizer.name = "adamw"
+        c.optimizer.weight_decay = 0.05
+        c.adamw.b2 = 0.95
     return c

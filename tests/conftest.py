@@ -140,6 +140,8 @@ def filled(shapes, seed=0):
         if name in ("queue", "bank") and leaf.ndim == 2:  # SwAV's starts empty
             rows = random.randn(*leaf.shape)
             return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(leaf.dtype)
+        if name in ("cls_token", "reg_token", "mask_token", "pos_embed"):
+            return random.randn(*leaf.shape).astype(leaf.dtype)
         return np.full(leaf.shape, float(name in ("scale", "var")), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(fill, shapes)

@@ -67,6 +67,8 @@ _MOCOV3 = {
     "method.name": "mocov3",
     "mocov3.hidden": 4096,
     "mocov3.out": 256,
+    "mocov3.layers": 2,
+    "mocov3.predictor_norm": False,
     "mocov3.tau_schedule": "cosine",
     "mocov3.bn": "per_view",
     "mocov3.bn_groups": 1,

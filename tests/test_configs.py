@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import recipe_tables_clusters
 import recipe_tables_instances
+import recipe_tables_masked
 import recipe_tables_projections
 import recipe_tables_queries
 
@@ -156,6 +157,7 @@ TABLES |= recipe_tables_queries.TABLES
 TABLES |= recipe_tables_projections.TABLES
 TABLES |= recipe_tables_clusters.TABLES
 TABLES |= recipe_tables_instances.TABLES
+TABLES |= recipe_tables_masked.TABLES
 
 # byol/utils/augmentations.py (augment_config) and utils/dataset.py; taps: int(side / 10 / 2) each
 # side of the middle one.
@@ -196,6 +198,13 @@ _WEAK_VIEW = {**_MOCO_CIFAR_VIEW, **CIFAR, "blur": 0.5, "kernel": 13}
 _MOCOV3_VIEWS = [
     {**view, "area": (0.2, 1.0), "brightness_scales": True} for view in byol_views(224, 23)
 ]
+# The same for transformers, with the default --crop-min.
+_MOCOV3_VIT_VIEWS = [{**view, "area": (0.08, 1.0)} for view in _MOCOV3_VIEWS]
+# facebookresearch/mae:main_pretrain.py: crop and flip alone.
+MAE_VIEW = {
+    **BYOL_VIEW, "area": (0.2, 1.0), "jitter": 0.0, "saturation": 0.0, "hue": 0.0, "grey": 0.0,
+    "blur": 0.0, "solarize": 0.0, "size": 224,
+}  # fmt: skip
 # augmentations/symmetric.yaml; Pillow's blur.
 SYMMETRIC_VIEW = {**SIMCLR_VIEW, "size": 32, "kernel": 13, **CIFAR}
 # Transform of barlowtwins' main.py, and vicreg's augmentations.py: BYOL's, torchvision's jitter.
@@ -214,6 +223,9 @@ VIEWS = recipe_tables_clusters.VIEWS | {
     "moco_cifar10_r18:200": [_MOCO_CIFAR_VIEW] * 2,
     "mocov3_cifar10_r18": [{**CIFAR_VIEW, "solarize": p} for p in (0.0, 0.2)],
     "mocov3_imagenet_r50:300": _MOCOV3_VIEWS,
+    "mocov3_imagenet_vits": _MOCOV3_VIT_VIEWS,
+    "mae_imagenet_vitb:large": [MAE_VIEW],
+    "mae_cifar10_vit": [{**MAE_VIEW, **CIFAR, "size": 32}],
     "simsiam_cifar10_r18": [_WEAK_VIEW] * 2,
     "simsiam_imagenet_r50": [_MOCO_VIEW] * 2,
     "nnclr_cifar10_r18": [{**CIFAR_VIEW, "solarize": p} for p in (0.0, 0.2)],
@@ -350,6 +362,9 @@ def test_every_config_file_is_allowed():
         "npid_cifar10_r18:x",
         "simclr2_imagenet_r50_sk:x",
         "distill_imagenet_r50:0",
+        "mae_imagenet_vitb:giant",
+        "mae_cifar10_vit:0",
+        "mocov3_imagenet_vits:large",
     ],
 )
 def test_an_argument_without_a_recipe_is_refused(recipe):

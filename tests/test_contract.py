@@ -17,6 +17,7 @@ from conftest import (
     named,
     start_state,
 )
+from small_vit import small_vit
 
 from byol_jax import losses, models, optim
 from byol_jax.checkpoint import Checkpoints
@@ -26,6 +27,7 @@ from byol_jax.methods.barlow import barlow
 from byol_jax.methods.byol import byol
 from byol_jax.methods.dino import dino, warmed_up
 from byol_jax.methods.distill import Teacher, distill
+from byol_jax.methods.mae import mae
 from byol_jax.methods.moco import moco
 from byol_jax.methods.nnclr import nnclr
 from byol_jax.methods.npid import npid
@@ -38,6 +40,7 @@ from byol_jax.methods.swav import swav
 from byol_jax.methods.vicreg import vicreg
 from byol_jax.models import heads
 from byol_jax.models.dino_head import dino_head
+from byol_jax.models.mae_decoder import mae_decoder
 from byol_jax.models.network import network
 from byol_jax.train_step import jit_step, make_train_step
 
@@ -142,6 +145,12 @@ def distill_of(dtype):
     return distill(mini_encoder(dtype), classifier, teacher, temperature=0.5, alpha=0.75)
 
 
+def mae_of(dtype, **options):
+    dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(dtype)}
+    decoder = mae_decoder(16, 12, dim=8, depth=1, heads=2, **dtypes)
+    return mae(small_vit(dtype, image_size=8, depth=1), decoder, **options)
+
+
 def supervised_of(dtype, **options):
     return supervised(mini_encoder(dtype), CLASSES, **options)
 
@@ -194,6 +203,7 @@ METHODS = {
     "distill": distill_of,
     "npid": lambda dtype: npid_of(dtype, 5),
     "npid probed, softmax": lambda dtype: probed(npid_of(dtype, 0), dtype),
+    "mae probed": lambda dtype: probed(mae_of(dtype), dtype),
     "supervised": supervised_of,
     "supervised, frozen": frozen_of,
 }
@@ -347,6 +357,7 @@ IN_FLOAT32 = (
     "swav",
     "dino probed",
     "npid",
+    "mae probed",
     "supervised",
     "supervised, frozen",
 )
@@ -384,13 +395,14 @@ def test_the_online_encoder_is_found(x64, name):
     """Fails if a wrapper hides the encoder, or the target is evaluated in its place."""
     run = trained(name)
     params, stats = run.method.encoder(run.state.params, run.state.extra)
-    frozen, flat = "frozen" in name, name.startswith(("supervised", "distill"))
+    frozen, flat = "frozen" in name, name.startswith(("supervised", "distill", "mae"))
     home = run.state.extra if frozen else run.state.params
     assert params is home["encoder"]
     assert stats is (run.state.extra["stats"] if flat else run.state.extra["stats"]["encoder"])
     images = make_batch(4, "float64")["views"][:, :1]
     found = run.method.features(run.state.params, run.state.extra, images)
-    h = mini_encoder().apply(params, stats, images, False)[0].pooled
+    made = small_vit(image_size=8, depth=1).encoder if "mae" in name else mini_encoder()
+    h = made.apply(params, stats, images, False)[0].pooled
     np.testing.assert_allclose(found["h"], h, rtol=1e-12)
     if "probed" in name:
         probe = run.state.params["probe"]

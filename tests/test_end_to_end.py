@@ -207,6 +207,37 @@ def test_unlabelled_photographs(photographs, tmp_path):
             evaluate(tmp_path, protocol)
 
 
+def test_a_masked_autoencoder_of_photographs(photographs, tmp_path):
+    """Fails if pictures need labels, the encoder without statistics is not found in the checkpoint,
+    or the export has the decoder in it.
+    """
+    config = default_config()
+    config.data.name, config.data.dir, config.data.max_damaged = "folder", str(photographs), 0.1
+    config.batch_size, config.image_size, config.epochs, config.evaluate_every = 8, 32, 2, 1
+    config.views.recipe, config.encoder.name, config.method.name = "crop_flip", "vit_tiny", "mae"
+    config.vit.update(patch=8, dim=16, depth=1, heads=2, maps=1)
+    config.mae.update(dim=8, depth=1, heads=2)
+    jax.config.update("jax_disable_most_optimizations", True)
+    assert train(config, tmp_path / "run").code == 0
+    steps = [row["step"] for row in rows(tmp_path / "run")]
+    drawn = {path.name for path in (tmp_path / "run" / "pictures").iterdir()}
+    assert drawn == {f"{step}.png" for step in steps}
+    assert len(drawn) == 2
+    from PIL import Image
+
+    picture = np.asarray(Image.open(tmp_path / "run" / "pictures" / f"{steps[-1]}.png"), float)
+    assert picture.std() > 30, "the picture is not blank"
+    export(tmp_path / "run", "timm", tmp_path / "timm")
+    encoder = byol_jax.load_encoder(tmp_path / "timm")
+    assert encoder.info.method == "mae"
+    from byol_jax.run_folder import read_run
+
+    found = read_run(tmp_path / "run")
+    assert found.stats == {}
+    assert not any("decoder" in name for name in encoder.params)
+    jax.tree.map(np.testing.assert_array_equal, encoder.params, found.params)
+
+
 def parts(config, channels):
     return Parts(build_encoder(config, channels), lambda module: module)
 

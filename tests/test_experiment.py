@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import filled, make_batch, mini_encoder, named
+from small_vit import small_vit
 
 from byol_jax import mesh as meshes
 from byol_jax import models
@@ -73,9 +74,11 @@ def a_teacher(classes):
     return f"{folder}/out"
 
 
-def parts(dtype="float64"):
+def parts(dtype="float64", method=""):
     encoder = mini_encoder(dtype)
     encoder = encoder._replace(config={**encoder.config, "dtype": dtype})
+    if method == "mae":
+        encoder = small_vit(dtype, image_size=8, depth=1).encoder
     return Parts(encoder, lambda module: module)
 
 
@@ -86,7 +89,7 @@ def test_a_method_reads_every_key_of_its_group(name):
     (Take `m.temperature` out of `_objective`, or `layers` out of `_simclr`.)
     """
     group = Recorder(defaults("method.name", name))
-    assert isinstance(METHODS[name](group, parts(), FACTS), Method)
+    assert isinstance(METHODS[name](group, parts(method=name), FACTS), Method)
     assert group.keys_read == set(GROUPS["method.name"][name])
 
 
@@ -137,11 +140,13 @@ METHOD_KEYS = {
     "covariance": 2.0, "prototypes": 7, "epsilon": 0.5, "iterations": 2,
     "queue_epoch": 2.0, "teacher_start": 0.5, "teacher_temperature": 0.5, "teacher_epochs": 3,
     "centre_momentum": 0.5,
-    "negatives": 7, "momentum": 0.25, "teacher": None, "alpha": 0.5,
+    "negatives": 7, "momentum": 0.25, "teacher": None, "alpha": 0.5, "predictor_norm": True,
+    "mask": 0.5, "dim": 8, "depth": 1, "heads": 2, "normalised": False, "mask_tokens": True,
 }  # fmt: skip
 # What must be set for a key to matter: beside it, and for any.
 BESIDE = {"margin": {"loss": "triplet"}, "l2": {"loss": "n_pair"}}
 BASE = {"hidden": 8, "out": 4, "beta": 0.5, "queue": 512, "prototypes": 6, "teacher_epochs": 2}
+BASE |= {"dim": 16, "depth": 2, "heads": 4}
 
 
 def program(method):
@@ -158,7 +163,7 @@ def test_every_key_of_a_method_changes_its_program(x64, name):
     """Fails if a key is read and then dropped. (Do not give `bn_groups` to `wrap`.)"""
     base = {**defaults("method.name", name), **BASE}
     base = {k: v for k, v in base.items() if k in GROUPS["method.name"][name]}
-    texts = {"": program(METHODS[name](Recorder(base), parts(), FACTS))}
+    texts = {"": program(METHODS[name](Recorder(base), parts(method=name), FACTS))}
     for key in base:
         other = METHOD_KEYS[key]
         if key == "bn":
@@ -166,7 +171,7 @@ def test_every_key_of_a_method_changes_its_program(x64, name):
         if key == "teacher":
             other = a_teacher(4)
         changed = Recorder({**base, **BESIDE.get(key, {}), key: other})
-        texts[key] = program(METHODS[name](changed, parts(), FACTS))
+        texts[key] = program(METHODS[name](changed, parts(method=name), FACTS))
         if key in BESIDE:
             plain = Recorder({**base, **BESIDE[key]})
             texts[f"{key}, plain"] = program(METHODS[name](plain, parts(), FACTS))

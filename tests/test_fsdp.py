@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import compiled, make_batch, mini_encoder, named, start_state
+from small_vit import small_vit
 
 from byol_jax import mesh as meshes
 from byol_jax import optim
@@ -14,8 +15,10 @@ from byol_jax.experiment.build import batch_shapes, build
 from byol_jax.experiment.evaluation import build_evaluation
 from byol_jax.mesh import gathered
 from byol_jax.methods.byol import byol
+from byol_jax.methods.mae import mae
 from byol_jax.methods.probe import with_probe
 from byol_jax.models import heads
+from byol_jax.models.mae_decoder import mae_decoder
 from byol_jax.models.network import network
 from byol_jax.preflight import hlo
 from byol_jax.preflight.lower import lower, no_data
@@ -89,6 +92,35 @@ def test_a_divided_state_trains_alike(x64, accumulate):
             assert any(k.startswith(kind) for k in found), kind
         held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
         assert held < 1.5 / fsdp * sum(x.nbytes for x in jax.tree.leaves(state)), fsdp
+
+
+def test_a_transformer_is_gathered_too(x64):
+    """Fails if `gathered` leaves a transformer's tokens to the compiler, or changes a number."""
+    states, dtypes = [], {"dtype": jnp.float64, "param_dtype": jnp.float64}
+    for fsdp in (1, 4):
+        mesh = meshes.make_mesh(fsdp=fsdp)
+        modules = (
+            small_vit(image_size=8, depth=1),
+            mae_decoder(16, 12, dim=8, depth=1, heads=2, **dtypes),
+        )
+        if fsdp > 1:
+            modules = [gathered(module, mesh) for module in modules]
+        method, optimizer = mae(*modules), optim.sgd(optim.constant(0.1))
+        batch = make_batch(16, views=1)
+        state = start_state(method, optimizer, batch, 8)
+        state = jax.device_put(state, meshes.state_sharding(state, mesh))
+        step, rows = (
+            jit_step(make_train_step(method, optimizer), mesh),
+            meshes.put_batch(batch, mesh),
+        )
+        states.append(compiled(step, state, rows, KEY)(state, rows, KEY)[0])
+    close(*states)
+    for kind in ("params/encoder/blocks_0", "params/decoder/blocks_0"):
+        assert any(k.startswith(kind) for k in divided(states[1])), kind
+    vit, params = modules[0], states[0].params["encoder"]
+    for f in (vit.tokens, lambda p, x: vit.encoder.apply(p, {}, x[:, None], False)):
+        text = str(jax.make_jaxpr(f)(params, batch["views"][:, 0]))
+        assert text.count("sharding_constraint") >= len(jax.tree.leaves(params))
 
 
 def test_several_steps_a_dispatch(x64):

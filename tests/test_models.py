@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from byol_jax import models
 from byol_jax.mesh import batch_sharding, replicated
-from byol_jax.models import heads, make_encoder, resnet
+from byol_jax.models import heads, make_encoder, maker, resnet
 from byol_jax.models.conv import compiling_for
 from byol_jax.models.norm import GroupBatchNorm, Groups
 from byol_jax.models.resnet import Block, ConvSpec, ResNet
@@ -489,12 +489,16 @@ def test_config_builds_the_same_encoder_again():
     """Fails if an argument is missing from `config`, or it is not JSON-able."""
     import json
 
-    encoder = make_encoder("resnet18", width=0.5, padding="same", channels=1, drop_path=0.1)
-    config = json.loads(json.dumps(encoder.config))
-    again = make_encoder(**config)
-    assert again.config == encoder.config
-    assert shapes(again, 16, 1) == shapes(encoder, 16, 1)
-    assert config.keys() == make_encoder.__kwdefaults__.keys() | {"name"}
+    for name, options in (
+        ("resnet18", {"width": 0.5, "padding": "same"}),
+        ("vit_tiny", {"patch": 8, "registers": 2, "positions": "learned"}),
+    ):
+        encoder = make_encoder(name, channels=1, drop_path=0.1, **options)
+        config = json.loads(json.dumps(encoder.config))
+        again = make_encoder(**config)
+        assert again.config == encoder.config
+        assert shapes(again, 16, 1) == shapes(encoder, 16, 1)
+        assert config.keys() == maker(name).__kwdefaults__.keys() | {"name"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from byol_jax.core import Encoder, Tree
-from byol_jax.models import make_encoder
+from byol_jax.models import make_encoder, maker
 
 USUAL_CROP = 0.875
 """Image size by shorter side where it is not known: ImageNet's custom, 224 of 256, timm's too."""
@@ -127,7 +127,7 @@ def build_encoder(config: Mapping[str, Any], where: str = "encoder") -> Encoder:
     Raises:
       ValueError: a key is unknown, or a value has the wrong type or is out of range.
     """
-    known = inspect.signature(make_encoder).parameters
+    known = inspect.signature(maker(str(config.get("name", "")))).parameters
     unknown = sorted(set(config) - set(known))
     if unknown:
         raise ValueError(
@@ -135,7 +135,7 @@ def build_encoder(config: Mapping[str, Any], where: str = "encoder") -> Encoder:
             f"{', '.join(known)}. Load it with the version that wrote it."
         )
     for key, value in config.items():
-        kind = type(known[key].default)
+        kind = str if key == "name" else type(known[key].default)
         allowed = (int, float) if kind is float else (kind,)
         if type(value) not in allowed:
             raise ValueError(

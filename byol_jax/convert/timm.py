@@ -1,10 +1,13 @@
-"""ResNets for timm and torchvision, and back: the same numbers under other names.
+"""ResNets and vision transformers for timm (and torchvision), and back: the same numbers under
+other names.
 
 A timm export is a folder with config.json, model.safetensors and README.md, as read by
 `timm.create_model("local-dir:PATH", pretrained=True)` and model hubs. Under `byol_jax`, config.json
-also has what `load.load_encoder` needs, and the SHA-256 of the weights.
+also has what `load.load_encoder` needs, and the SHA-256 of the weights. Of timm's own folders those
+of vision transformers are read too.
 
-Reference: torchvision:models/resnet.py and timm:models/resnet.py for names, order and padding.
+Reference: torchvision:models/resnet.py, timm:models/resnet.py and models/vision_transformer.py for
+names, order and padding.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from byol_jax.convert import timm_vit
 from byol_jax.convert.card import model_card
 from byol_jax.convert.files import read_json, same_bits, write_folder
 from byol_jax.convert.info import (
@@ -33,6 +37,7 @@ from byol_jax.convert.info import (
 )
 from byol_jax.core import Encoder, Tree
 from byol_jax.manifest import file_sha256
+from byol_jax.models.vit import SIZES
 from byol_jax.untrusted import one_error, size_of
 
 VERSION = 1
@@ -60,32 +65,10 @@ def require_exact(config: Mapping[str, Any]) -> Encoder:
     """
     encoder = build_encoder(config)
     full = encoder.config
-    depth = full["name"].removeprefix("resnet")
-    reason = ""
-    if full["name"] == "tiny":
-        reason = "they have no such network"
-    elif full["width"] != 1:
-        reason = (
-            f"width {full['width']:g} widens every layer, which their ResNets cannot (wide_resnet "
-            "widens only the 3x3 convolutions)"
-        )
-    elif full["sk_ratio"]:
-        reason = (
-            "sk_ratio is SimCLR v2's network, with one 3x3 convolution split in two and ResNet-D's "
-            "stem; timm's skresnet is another one (export to orbax keeps it)"
-        )
-    elif full["stem"] != "imagenet":
-        reason = f"their stem is always 7x7 with stride 2 and a max-pool, not {full['stem']!r}"
-    elif full["padding"] != "torch":
-        reason = (
-            f"padding {full['padding']!r} shifts every strided layer by a pixel from theirs; "
-            "the features would differ"
-        )
-    elif full["project_first"] and depth in ("18", "34"):
-        reason = "their first stage has no projection shortcut (project_first)"
-    elif full["channels"] != 3:
+    reason = "" if full["name"] in SIZES else _why_not(full)
+    if not reason and full["channels"] != 3:
         reason = f"theirs take 3 channels, not {full['channels']}"
-    elif full["dtype"] == "float64":
+    if not reason and full["dtype"] == "float64":
         reason = "float64 parameters do not fit into float32"
     if reason:
         raise ValueError(
@@ -95,23 +78,66 @@ def require_exact(config: Mapping[str, Any]) -> Encoder:
     return encoder
 
 
-def _torch_name(path: tuple[str, ...]) -> str:
+def _why_not(full: Mapping[str, Any]) -> str:
+    """Why timm and torchvision do not have a convolutional encoder, or ""."""
+    if full["name"] == "tiny":
+        return "they have no such network"
+    if full["width"] != 1:
+        return (
+            f"width {full['width']:g} widens every layer, which their ResNets cannot (wide_resnet "
+            "widens only the 3x3 convolutions)"
+        )
+    if full["sk_ratio"]:
+        return (
+            "sk_ratio is SimCLR v2's network, with one 3x3 convolution split in two and ResNet-D's "
+            "stem; timm's skresnet is another one (export to orbax keeps it)"
+        )
+    if full["stem"] != "imagenet":
+        return f"their stem is always 7x7 with stride 2 and a max-pool, not {full['stem']!r}"
+    if full["padding"] != "torch":
+        return (
+            f"padding {full['padding']!r} shifts every strided layer by a pixel from theirs; "
+            "the features would differ"
+        )
+    if full["project_first"] and full["name"] in ("resnet18", "resnet34"):
+        return "their first stage has no projection shortcut (project_first)"
+    return ""
+
+
+def _torch_name(path: tuple[str, ...], config: Mapping[str, Any]) -> str:
     """("layer1_0", "downsample_conv", "kernel") -> "layer1.0.downsample.0.weight"."""
+    if config["name"] in SIZES:
+        return timm_vit.torch_name(path, config["pool"])
     modules = ".".join(path[:-1]).replace("downsample_conv", "downsample.0")
     modules = modules.replace("downsample_bn", "downsample.1").replace("_", ".")
     return f"{modules}.{LEAVES[path[-1]]}"
 
 
+def _to_torch(array: np.ndarray, path: tuple[str, ...]) -> np.ndarray:
+    """An array in torch's layout: kernels [out, in, ...]; tokens and positions [1, ...]."""
+    if path[-1] == "kernel":
+        return array.transpose((3, 2, 0, 1) if array.ndim == 4 else (1, 0))
+    return array[None] if len(path) == 1 else array
+
+
+def _from_torch(array: np.ndarray, path: tuple[str, ...]) -> np.ndarray:
+    """The inverse of `_to_torch`."""
+    if path[-1] == "kernel":
+        return array.transpose((2, 3, 1, 0) if array.ndim == 4 else (1, 0))
+    return array[0] if len(path) == 1 else array
+
+
 def to_state_dict(params: Tree, stats: Tree, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Rename and transpose a ResNet for torch.
+    """Rename and transpose an encoder for torch.
 
     Args:
-      params: the encoder's parameters, float32, kernels [H, W, in, out].
+      params: the encoder's parameters, float32, kernels [H, W, in, out] or [in, out].
       stats: its batch-norm statistics, float32.
       config: arguments of `models.make_encoder`.
 
     Returns:
-      The state dict of torchvision's model without `fc`, C-contiguous, kernels [out, in, H, W].
+      The state dict of torchvision's or timm's model without its classifier, C-contiguous, kernels
+      [out, in, ...].
 
     Raises:
       ValueError: torch does not have exactly this network, or the arrays are not the encoder's.
@@ -121,25 +147,25 @@ def to_state_dict(params: Tree, stats: Tree, config: Mapping[str, Any]) -> dict[
     state: dict[str, np.ndarray] = {}
     for tree in (params, stats):
         for path, array in traverse_util.flatten_dict(tree).items():
-            array, name = np.asarray(array), _torch_name(path)
-            if array.ndim == 4:
-                array = array.transpose(3, 2, 0, 1)
+            name = _torch_name(path, encoder.config)
             # safetensors silently writes wrong values for anything that is not C-contiguous.
-            state[name] = np.ascontiguousarray(array)
+            state[name] = np.ascontiguousarray(_to_torch(np.asarray(array), path))
             if path[-1] == "var":
                 state[name.replace(LEAVES["var"], COUNTER)] = np.zeros((), np.int64)
+    if encoder.config["name"] in SIZES:
+        timm_vit.with_positions(state, encoder.config)
     return state
 
 
 def from_state_dict(
     state: Mapping[str, np.ndarray], config: Mapping[str, Any], *, ignore_head: bool = False
 ) -> tuple[Tree, Tree]:
-    """Parameters and statistics from a ResNet's state dict; the inverse of `to_state_dict`.
+    """Parameters and statistics from a state dict; the inverse of `to_state_dict`.
 
     Args:
-      state: arrays under torchvision's names; `num_batches_tracked` may be absent.
+      state: arrays under torchvision's or timm's names; `num_batches_tracked` may be absent.
       config: arguments of `models.make_encoder`.
-      ignore_head: drop the classifier, `fc.*`; otherwise it is refused as extra.
+      ignore_head: drop the classifier, `fc.*` or `head.*`; otherwise it is refused as extra.
 
     Returns:
       (params, stats), NumPy, float32.
@@ -151,15 +177,15 @@ def from_state_dict(
     encoder = require_exact(config)
     trees = expected_shapes(encoder)
     left = dict(state)
-    faults: list[str] = []
+    transformer = encoder.config["name"] in SIZES
+    faults = timm_vit.without_positions(left, encoder.config) if transformer else []
+    head = "head." if transformer else "fc."
     out: list[Tree] = []
     for tree in trees:
         flat = {}
         for path, want in traverse_util.flatten_dict(tree).items():
-            name = _torch_name(path)
-            shape = want.shape
-            if len(shape) == 4:
-                shape = tuple(shape[i] for i in (3, 2, 0, 1))
+            name = _torch_name(path, encoder.config)
+            shape = _to_torch(np.broadcast_to(np.float32(0), want.shape), path).shape
             array = left.pop(name, None)
             if path[-1] == "var":
                 left.pop(name.replace(LEAVES["var"], COUNTER), None)
@@ -170,15 +196,14 @@ def from_state_dict(
             elif array.dtype.name not in EXACT_IN_FLOAT32:
                 faults.append(f"{name} is {array.dtype}, expected float32")
             else:
-                array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
-                flat[path] = np.array(array, np.float32, order="C")
+                flat[path] = np.array(_from_torch(array, path), np.float32, order="C")
         out.append(traverse_util.unflatten_dict(flat))
-    extra = [k for k in sorted(left) if not (ignore_head and k.startswith("fc."))]
+    extra = [k for k in sorted(left) if not (ignore_head and k.startswith(head))]
     faults += [f"extra {name}" for name in extra]
     if faults:
         hint = ""
-        if any(k.startswith("fc.") for k in extra):
-            hint = " A classifier (fc.*) can be left out with ignore_head=True."
+        if any(k.startswith(head) for k in extra):
+            hint = f" A classifier ({head}*) can be left out with ignore_head=True."
         raise ValueError(
             f"These weights do not fit encoder {encoder.config['name']!r}: {'; '.join(faults)}."
             + hint
@@ -200,12 +225,16 @@ def timm_config(info: EncoderInfo, dim: int, sha256: str) -> dict[str, Any]:
     """The content of config.json.
 
     Args:
-      info: the encoder's description.
+      info: the encoder's description, its `encoder` complete.
       dim: features D.
       sha256: of the weights file.
     """
     side = info.image_size
     name = info.encoder["name"]
+    transformer, given = name in SIZES, {}
+    if transformer:
+        name, arguments = timm_vit.model_args(info.encoder)
+        given = {"model_args": arguments}
     pretrained = {
         "architecture": name,
         "tag": "byol_jax",
@@ -218,15 +247,16 @@ def timm_config(info: EncoderInfo, dim: int, sha256: str) -> dict[str, Any]:
         "mean": list(info.mean),
         "std": list(info.std),
         "num_classes": 0,
-        "pool_size": [-(-side // 32)] * 2,
-        "first_conv": "conv1",
-        "classifier": "fc",
+        "pool_size": None if transformer else [-(-side // 32)] * 2,
+        "first_conv": "patch_embed.proj" if transformer else "conv1",
+        "classifier": "head" if transformer else "fc",
         "license": "apache-2.0",
     }
     return {
         "architecture": name,
         "num_classes": 0,
         "num_features": dim,
+        **given,
         "pretrained_cfg": pretrained,
         "byol_jax": {
             "version": VERSION,
@@ -271,13 +301,17 @@ def save_timm(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> None:
 
 
 def read_timm(folder: Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
-    """Read what `save_timm` wrote; see `load.read_encoder`.
+    """Read what `save_timm` wrote, or a vision transformer that timm did; see `load.read_encoder`.
 
     Raises:
-      ValueError: not written by byol_jax, another version, damaged, or keys that do not fit.
+      ValueError: not written by byol_jax and no transformer, another version, damaged, or keys that
+        do not fit.
     """
     config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    ours = read_json(config).get("byol_jax")
+    described = read_json(config)
+    ours = described.get("byol_jax")
+    if ours is None and str(described.get("architecture", "")).startswith("vit_"):
+        return _read_foreign(folder, described)
     if not isinstance(ours, dict) or ours.get("version") != VERSION:
         raise ValueError(
             f"{config} was not written by this version of byol_jax (no `byol_jax` of version "
@@ -295,6 +329,31 @@ def read_timm(folder: Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
         state = safetensors.numpy.load_file(weights)
     params, stats = from_state_dict(state, info.encoder)
     return encoder, params, stats, info
+
+
+def _read_foreign(
+    folder: Path, described: Mapping[str, Any]
+) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
+    """Read a vision transformer that timm saved, without its classifier.
+
+    Raises:
+      ValueError: it is another network than those here, or damaged.
+    """
+    weights = folder / WEIGHTS_FILE
+    damaged = f"{weights} is damaged ({{}}); copy or download it again."
+    with one_error(damaged), safetensors.safe_open(weights, "numpy") as file:
+        names = list(file.keys())
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    try:
+        info = timm_vit.foreign_info(described, shapes)
+        encoder = require_exact(info.encoder)
+    except ValueError as error:
+        raise ValueError(f"{folder} cannot be read: {error}") from error
+    _check_size(weights, encoder)
+    with one_error(damaged):
+        state = safetensors.numpy.load_file(weights)
+    params, stats = from_state_dict(state, info.encoder, ignore_head=True)
+    return encoder, params, stats, dataclasses.replace(info, encoder=encoder.config)
 
 
 def _check_size(weights: Path, encoder: Encoder) -> None:

@@ -25,6 +25,7 @@ from byol_jax.experiment.methods import Facts, Parts, build_encoder, build_metho
 from byol_jax.experiment.optimizers import build_optimizer
 from byol_jax.experiment.views import build_views, check_takes
 from byol_jax.loop import Damage, Options
+from byol_jax.models.vit import SIZES, resized
 from byol_jax.optim import Optimizer
 from byol_jax.views.spec import EvalSpec, Recipe
 
@@ -166,23 +167,40 @@ def _facts(config: ConfigDict, source: Source, recipe: Recipe) -> Facts:
     return Facts(source.num_examples, source.classes, total, per_epoch, rows, local)
 
 
+# Arguments of an encoder that say what its arrays mean.
+_OF_ARRAYS = ("name", "width", "padding", "channels")
+_OF_CONV = ("stem", "project_first", "sk_ratio")
+_OF_VIT = ("patch", "dim", "depth", "heads", "class_token", "registers", "positions")
+
+
 def _pretrained(encoder: Encoder, path: str) -> Encoder:
     """The encoder, starting from an export.
 
     Raises:
       ValueError: the export has another architecture.
     """
-    given, *arrays, _ = read_encoder(path)
-    for key in ("name", "width", "stem", "padding", "project_first", "sk_ratio", "channels"):
-        ours, theirs = encoder.config[key], given.config[key]
+    given, params, stats, _ = read_encoder(path)
+    transformer = encoder.config["name"] in SIZES
+    for key in (*_OF_ARRAYS, *(_OF_VIT if transformer else _OF_CONV)):
+        ours, theirs = encoder.config[key], given.config.get(key)
         if ours != theirs:
+            group = "vit" if key in _OF_VIT else "encoder"
             raise ValueError(
-                f"init_from={path} has encoder.{key} {theirs!r}, the config {ours!r}; make them "
+                f"init_from={path} has {group}.{key} {theirs!r}, the config {ours!r}; make them "
                 "equal."
             )
+    if transformer:
+        configs = given.config, encoder.config
+        factors = [c["layer_scale"] for c in configs]
+        if bool(factors[0]) != bool(factors[1]):
+            raise ValueError(
+                f"init_from={path} has vit.layer_scale {factors[0]}, the config {factors[1]}; both "
+                "or neither must be 0.0."
+            )
+        params = resized(params, *(c["image_size"] // c["patch"] for c in configs))
     image = jax.ShapeDtypeStruct((1, 1, 64, 64, encoder.channels), np.float32)
     like = jax.eval_shape(encoder.init, jax.random.key(0), image)
-    params, stats = jax.tree.map(lambda x, old: np.asarray(x, old.dtype), tuple(arrays), like)
+    params, stats = jax.tree.map(lambda x, old: np.asarray(x, old.dtype), (params, stats), like)
     return starting_from(encoder, params, stats)
 
 
@@ -215,14 +233,14 @@ def build_damage(e: Experiment, seen: Any) -> Damage:
 def build_options(e: Experiment, steps_per_dispatch: int) -> Options:
     """When the loop logs, saves and evaluates."""
     c = e.config
-    labelled = c.method.name in ("supervised", "distill")
+    apart = c.method.name in ("supervised", "distill", "mae")  # without embeddings to watch
     return Options(
         total_steps=e.facts.steps,
         batch_size=c.batch_size,
         log_every=c.log_every,
         checkpoint_every=c.checkpoint_every,
         evaluate_every=c.evaluate_every * e.facts.steps_per_epoch,
-        collapse_threshold=0.0 if labelled else c.collapse.threshold,
+        collapse_threshold=0.0 if apart else c.collapse.threshold,
         collapse_stop=c.collapse.stop,
         steps_per_dispatch=steps_per_dispatch,
         what=f"the train step ({c.method.name}, {c.encoder.name}, batch {c.batch_size})",

@@ -5,23 +5,36 @@ Shape key: N rows, G batch-norm groups, H W C image or map, D features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from byol_jax.core import Encoder, Features
+from byol_jax.core import Encoder, Features, ViT
 from byol_jax.models.groups import grouped, joint, shuffled
 from byol_jax.models.init import draw_kernels
 from byol_jax.models.layers import ConvSpec
 from byol_jax.models.norm import Groups
 from byol_jax.models.resnet import DEPTHS, ResNet, Tiny
+from byol_jax.models.vit import SIZES, make_vit
 
-__all__ = ["DTYPES", "ENCODERS", "grouped", "joint", "make_encoder", "shuffled"]
+__all__ = [
+    "DTYPES",
+    "ENCODERS",
+    "as_vit",
+    "grouped",
+    "joint",
+    "make_conv",
+    "make_encoder",
+    "make_vit",
+    "maker",
+    "shuffled",
+]
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32, "float64": jnp.float64}
-ENCODERS = ("tiny", *(f"resnet{depth}" for depth in DEPTHS))
+ENCODERS = ("tiny", *(f"resnet{depth}" for depth in DEPTHS), *SIZES)
 
 
 def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -29,7 +42,49 @@ def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{what} is {value!r}; expected one of {', '.join(allowed)}.")
 
 
-def make_encoder(
+def make_encoder(name: str = "resnet50", **options: Any) -> Encoder:
+    """Build an encoder by its name.
+
+    Args:
+      name: "tiny", "resnet18|34|50|101|152|200" or "vit_tiny|small|base|large|huge".
+      **options: of `make_conv`, or of `make_vit` for a vision transformer.
+
+    Returns:
+      The encoder. `encoder.config` holds all arguments; `make_encoder(**config)` rebuilds it.
+
+    Raises:
+      ValueError: an argument is out of its range.
+    """
+    _one_of("encoder.name", name, ENCODERS)
+    made = maker(name)(name, **options)
+    return made.encoder if isinstance(made, ViT) else made
+
+
+def maker(name: str) -> Callable[..., Encoder | ViT]:
+    """The function that builds the encoders of a name."""
+    return make_vit if name in SIZES else make_conv
+
+
+def as_vit(encoder: Encoder, why: str) -> ViT:
+    """The vision transformer that an encoder is.
+
+    Args:
+      encoder: made by `make_encoder`, perhaps with another `init`.
+      why: what needs a transformer, for the error message.
+
+    Raises:
+      ValueError: it is none.
+    """
+    name = encoder.config.get("name")
+    if name not in SIZES:
+        raise ValueError(
+            f"{why} needs a vision transformer, not encoder.name {name!r}; set it to one of "
+            f"{', '.join(SIZES)}."
+        )
+    return make_vit(**encoder.config)._replace(encoder=encoder)
+
+
+def make_conv(
     name: str = "resnet50",
     *,
     width: float = 1.0,
@@ -44,7 +99,7 @@ def make_encoder(
     dtype: str = "float32",
     channels: int = 3,
 ) -> Encoder:
-    """Build an encoder.
+    """Build a convolutional encoder.
 
     Args:
       name: "tiny" or "resnet18|34|50|101|152|200".

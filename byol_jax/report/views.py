@@ -1,4 +1,4 @@
-"""views.png: what the encoder will see, drawn before step 1."""
+"""views.png: what the encoder will see, before step 1; and what a method makes of images, later."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from byol_jax.core import TrainState
 from byol_jax.data.pipeline import eval_batches
 from byol_jax.data.source import Source
 from byol_jax.views.spec import EvalSpec
 
 EXAMPLES = 8
+
+Evaluate = Callable[[TrainState, Callable[[], None]], dict[str, float]]
 
 
 def draw_views(
@@ -43,6 +46,34 @@ def draw_views(
         titles.insert(0, "original")
     _draw(columns, titles, path)
     return itertools.chain([first], batches)
+
+
+def with_pictures(
+    evaluate: Evaluate | None,
+    pictures: Callable[[TrainState], Mapping[str, np.ndarray]] | None,
+    spec: EvalSpec,
+    folder: Path | None,
+) -> Evaluate | None:
+    """An evaluation that also draws what the method makes of some images, as STEP.png.
+
+    Args:
+      evaluate: (state, poll) -> metrics; None if nothing is measured.
+      pictures: state -> {title: [N, H, W, C]}, normalised; None if there is nothing to see.
+      spec: normalisation.
+      folder: for the PNGs; None if another process draws them.
+    """
+    if pictures is None:
+        return evaluate
+
+    def run(state: TrainState, poll: Callable[[], None]) -> dict[str, float]:
+        found = pictures(state)
+        if folder is not None:
+            folder.mkdir(exist_ok=True)
+            columns = [_denormalise(images, spec) for images in found.values()]
+            _draw(columns, list(found), folder / f"{int(state.step)}.png")
+        return {} if evaluate is None else evaluate(state, poll)
+
+    return run
 
 
 def _denormalise(images: np.ndarray, spec: EvalSpec) -> np.ndarray:

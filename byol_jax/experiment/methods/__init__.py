@@ -7,7 +7,14 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from byol_jax.core import Method
-from byol_jax.experiment.methods import clusters, contrastive, distill, predictive, redundancy
+from byol_jax.experiment.methods import (
+    clusters,
+    contrastive,
+    distill,
+    masked,
+    predictive,
+    redundancy,
+)
 from byol_jax.experiment.methods.parts import Facts, Parts, build_encoder
 from byol_jax.methods.probe import with_probe
 from byol_jax.methods.supervised import supervised
@@ -29,6 +36,7 @@ METHODS: dict[str, Callable[[ConfigDict, Parts, Facts], Method]] = {
     **redundancy.METHODS,
     **clusters.METHODS,
     **distill.METHODS,
+    **masked.METHODS,
     "supervised": _supervised,
 }
 

@@ -94,5 +94,8 @@ def check_queue(method: str, size: int, rows: int, views: int) -> None:
 
 def build_encoder(config: ConfigDict, channels: int) -> Encoder:
     """The encoder that a config names."""
-    own = config.get(group_of("encoder.name", config.encoder.name), ConfigDict())
-    return models.make_encoder(**config.encoder.to_dict(), **own.to_dict(), channels=channels)
+    group = group_of("encoder.name", config.encoder.name)
+    own = config.get(group, ConfigDict()).to_dict()
+    if group == "vit":
+        own["image_size"] = config.image_size
+    return models.make_encoder(**config.encoder.to_dict(), **own, channels=channels)

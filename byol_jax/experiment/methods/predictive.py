@@ -62,9 +62,11 @@ def _siamese(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
 def _mocov3(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
     wrap = functools.partial(parts.wrapped, bn=m.bn, groups=m.bn_groups)
     plain = {"hidden_bias": False, **parts.dtypes}
-    widths = (m.hidden, m.out)
+    widths = (m.hidden,) * (m.layers - 1) + (m.out,)
     projector = wrap(heads.mlp(widths, norm_last=True, scale_last=False, **plain))
-    predictor = wrap(heads.mlp(widths, **plain))
+    predictor = wrap(
+        heads.mlp((m.hidden, m.out), norm_last=m.predictor_norm, scale_last=False, **plain)
+    )
     return byol(
         network(wrap(parts.encoder), projector),
         predictor,

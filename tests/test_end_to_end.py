@@ -45,6 +45,8 @@ def quick(config):
     config.eval.finetune_lrs = (2.0,)
     config.eval.label_fraction = 0.5
     config.eval.draws = 2
+    config.eval.penalties, config.eval.lowshot_draws = 4, 1
+    config.eval.lowshot_shots, config.eval.svm_cs = (1, 32), (1.0,)
     return config
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -155,6 +156,17 @@ def _pooled(features: Features) -> dict[str, jax.Array]:
     return {"h": features.pooled}
 
 
+@functools.lru_cache(maxsize=2)
+def _jitted(apply: Callable[..., Any], read: Read) -> Callable[..., dict[str, jax.Array]]:
+    """One function object for all weights and sources: they share one compilation."""
+
+    @jax.jit
+    def outputs(weights: Tree, images: jax.Array) -> dict[str, jax.Array]:
+        return read(apply(*weights, images, False)[0])
+
+    return outputs
+
+
 @dataclasses.dataclass(frozen=True)
 class EvalData:
     """The data and the devices on which encoders are compared.
@@ -183,10 +195,7 @@ class EvalData:
           TrainingError: more images than `data.max_damaged` cannot be read.
         """
 
-        @jax.jit
-        def outputs(weights: Tree, images: jax.Array) -> dict[str, jax.Array]:
-            return read(encoder.apply(*weights, images, False)[0])
-
+        outputs = _jitted(encoder.apply, read)
         found = extract(outputs, start, self.crops(source), self.mesh)
         self.damage_of(source).add(found.damaged)
         return found

@@ -183,8 +183,12 @@ def _read(source: Path, export: bool, protocol: str, config: ConfigDict) -> RunE
 
 
 def _show(data: EvalData, path: Path, found: Extracted, nearest: np.ndarray) -> None:
-    draw_neighbours(found, nearest, data.test, data.spec, path)
-    log.say(f"nearest neighbours: {path}")
+    try:
+        draw_neighbours(found, nearest, data.test, data.spec, path)
+    except OSError as e:  # the figures are worth more than the picture
+        log.say(f"WARNING: {path} could not be written ({e.strerror or e})")
+    else:
+        log.say(f"nearest neighbours: {path}")
 
 
 def _new_folder(save: str | Path, protocol: str) -> Path:

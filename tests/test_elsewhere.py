@@ -10,6 +10,7 @@ import pytest
 from conftest import filled
 from test_results import one_device, pictures, tiny  # noqa: F401
 
+from byol_jax import evaluate as command
 from byol_jax.convert.info import EncoderInfo, expected_shapes
 from byol_jax.convert.native import save_encoder
 from byol_jax.convert.timm import save_timm
@@ -148,6 +149,19 @@ def test_what_cannot_be_judged_is_refused(tmp_path, grey, change, said):
         evaluate(args.pop("workdir"), args.pop("protocol"), config, **args)
     assert not list(tmp_path.rglob("*.json.tmp"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_that_cannot_be_written_loses_no_figures(tmp_path, grey, monkeypatch, capsys):
+    """Fails if a full disk at the picture ends the evaluation before its result is written."""
+    folder, _ = exported(tmp_path / "e", save_encoder, name="tiny", width=0.25)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(command, "draw_neighbours", full)
+    evaluate(None, "retrieval", to_judge(grey), tmp_path, encoder=folder)
+    assert (tmp_path / "retrieval.json").is_file()
+    assert "retrieval.png could not be written (No space" in capsys.readouterr().err
 
 
 def test_the_command_line(tmp_path, grey):

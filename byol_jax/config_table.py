@@ -170,7 +170,8 @@ KEYS = {
     "eval.resize": _count(0, low=0),  # px of the shorter side before the crop; 0: 8/7 from 64 px on
     # Resize as Pillow, torchvision and timm do; false: as training crops are, and byol_jax 0.1 did.
     "eval.antialias": Key(True),
-    "eval.train_examples": _count(0, low=0),  # at most, for kNN and few-shot; 0: all
+    # Training images at most, for knn, fewshot, transfer, stages and lowshot; 0: all.
+    "eval.train_examples": _count(0, low=0),
     "eval.knn_k": _count(200),  # neighbours; at most 2% of the training images (20 of a small set)
     "eval.knn_temperature": _above_0(0.07),
     "eval.epochs": _count(80),  # linear, finetune
@@ -182,12 +183,23 @@ KEYS = {
     # projector, which is trained on.
     "eval.finetune_from": _one_of("encoder", "head1"),
     "eval.train_batch": _count(1024),  # linear, finetune
-    # Share of the training set held out to choose the learning rate.
+    # Share of the training set held out to choose the learning rate (linear, finetune), the penalty
+    # (transfer, stages) or the SVM's C (lowshot).
     "eval.validation": Key(0.1, low=0, high=1, low_open=True, high_open=True),
     "eval.label_fraction": Key(0.1, low=0, high=1, low_open=True),  # finetune: labels used
     "eval.shots": _count((1, 5, 10)),  # fewshot: labels per class
     "eval.draws": _count(10),  # fewshot: random draws of the labelled images
-    "eval.fewshot_c": _above_0(100.0),  # fewshot: inverse regularisation of logistic regression
+    # fewshot, lowshot: inverse regularisation of logistic regression
+    "eval.fewshot_c": _above_0(100.0),
+    # transfer, stages: penalties of logistic regression that are tried, from 1e5 to 1e-6
+    "eval.penalties": _count(45),
+    # stages: numbers per image to which a stage's maps are pooled, about; 0: their global mean
+    "eval.stage_numbers": _count(0, low=0),
+    "eval.lowshot_shots": _count((1, 2, 4, 8, 16, 32, 64, 96)),  # lowshot: labels per class
+    "eval.lowshot_draws": _count(5),  # lowshot: random draws of the labelled images
+    "eval.svm_cs": _above_0(
+        (0.01, 0.1, 1.0, 10.0, 100.0)
+    ),  # lowshot: inverse regularisation, swept
 }
 
 _STATISTICS = {

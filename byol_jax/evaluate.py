@@ -1,16 +1,22 @@
-"""Evaluate the encoder of a run, and an untrained one for comparison.
+"""Evaluate the encoder of a run or of an export, and an untrained one for comparison.
 
-python -m byol_jax.evaluate --workdir DIR --protocol knn|linear|finetune|fewshot \\
-    [--out DIR2] [--save DIR3] [--config.KEY=VALUE ...]
+python -m byol_jax.evaluate --workdir DIR --protocol NAME [--out DIR2] [--save DIR3] \\
+    [--config.KEY=VALUE ...]
+python -m byol_jax.evaluate --encoder EXPORT --protocol NAME --out DIR2 \\
+    --config.data.name=NAME [--config.data.dir=DIR] [--config.KEY=VALUE ...]
+
+docs/evaluation.md has the protocols.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -18,21 +24,28 @@ from byol_jax import cli, log
 from byol_jax.config import default_config, nearest, resolve
 from byol_jax.config_file import load_config
 from byol_jax.convert.classifier import FILE, save_classifier
-from byol_jax.experiment.evaluation import open_eval_data
+from byol_jax.evals.features import Extracted
+from byol_jax.experiment.evaluation import EvalData, open_eval_data
 from byol_jax.experiment.protocols import PROTOCOLS, check_reads
 from byol_jax.processes import check_devices
-from byol_jax.run_folder import keep_compiled, read_run, same_precision
+from byol_jax.report.neighbours import draw_neighbours
+from byol_jax.run_folder import RunEncoder, keep_compiled, read_export, read_run, same_precision
 from byol_jax.writing import check_writable, write_json
+
+# What the rows of a result are by.
+_BY = {"fewshot": "labels per class", "lowshot": "labels per class", "stages": "top-1 by stage"}
 
 
 def table(protocol: str, result: dict[str, Any]) -> str:
     """The result as a table in plain text, accuracies in percent."""
-    if protocol == "fewshot":
-        rows = result["rows"]
+    if "rows" in result:
+        rows, title = result["rows"], _BY.get(protocol, protocol)
         columns = [c for c in next(iter(rows.values())) if not c.endswith("_std")]
-        lines = ["labels per class".ljust(20) + "".join(c.rjust(9) for c in columns)]
+        width = max(20, *(len(name) + 1 for name in rows))
+        lines = [title.ljust(width) + "".join(c.rjust(10) for c in columns)]
         for name, row in rows.items():
-            lines.append(name.ljust(20) + "".join(f"{row[c]:9.1f}" for c in columns))
+            shown = (f"{row[c]:10.1f}" if c in row else "-".rjust(10) for c in columns)
+            lines.append(name.ljust(width) + "".join(shown))
         return "\n".join(lines)
     columns = [c for c in ("top1", "top5") if c in result]
     lines = [protocol.ljust(20) + "".join(c.rjust(9) for c in columns)]
@@ -41,21 +54,32 @@ def table(protocol: str, result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def config_for_export() -> ConfigDict:
+    """What an export is judged by unless told otherwise: the defaults, and no data."""
+    config = default_config()
+    config.data.name = ""
+    return config
+
+
 def evaluate(
-    workdir: str | Path,
+    workdir: str | Path | None,
     protocol: str,
     overrides: ConfigDict | None = None,
     out: str | Path | None = None,
     save: str | Path | None = None,
+    *,
+    encoder: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Run a protocol on a run's newest checkpoint; writes PROTOCOL.json.
+    """Run a protocol on a run's newest checkpoint, or on an export; writes PROTOCOL.json.
 
     Args:
-      workdir: folder of the run.
-      protocol: knn, linear, finetune or fewshot.
-      overrides: the run's config with other values of what the protocol reads; None: the run's own.
-      out: folder of the result; None: `eval` in the folder of the run.
+      workdir: folder of the run; None for an export.
+      protocol: one of `PROTOCOLS`.
+      overrides: the run's config, or `config_for_export`, with other values of what the protocol
+        reads; None: the run's own. An export needs the data at least.
+      out: folder of the result; None: `eval` in the folder of the run. An export needs it.
       save: folder to make, for the classifier that linear or finetune trains (`distill.teacher`).
+      encoder: folder of an export (orbax, timm), in place of a run.
 
     Returns:
       What was written: `top1` and `untrained_top1` in percent, and what they were measured on:
@@ -63,8 +87,8 @@ def evaluate(
       could not be read.
 
     Raises:
-      ValueError: no such protocol or run, a key that the protocol does not read, data without
-        labels, or no place for the result or the classifier: before anything is computed.
+      ValueError: no such protocol, run or export, a key that the protocol does not read, data
+        without labels, or no place for the result or the classifier: before anything is computed.
       TrainingError: more images than `data.max_damaged` cannot be read.
       OSError: the result, which is then printed, could not be written after all.
     """
@@ -73,22 +97,24 @@ def evaluate(
             f"--protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}: "
             f"{nearest(protocol, PROTOCOLS)}"
         )
+    source = _one_source(workdir, encoder, out)
     folder = None if save is None else _new_folder(save, protocol)
-    workdir = Path(workdir).expanduser()
-    own = load_config(workdir / "config.json")
+    own = config_for_export() if encoder else load_config(source / "config.json")
     check_reads(protocol, own, own if overrides is None else overrides)
     config = resolve(own if overrides is None else overrides)
-    place = (workdir / "eval" if out is None else Path(out).expanduser()) / f"{protocol}.json"
-    keep_compiled(workdir)
+    place = (source / "eval" if out is None else Path(out).expanduser()) / f"{protocol}.json"
+    keep_compiled(source if out is None else place.parent)
     check_devices()
     with same_precision():
-        from_head = protocol == "finetune" and config.eval.finetune_from == "head1"
-        run = read_run(workdir, from_head=from_head)._replace(config=config)
+        run = _read(source, bool(encoder), protocol, config)
         check_writable(place, "--out")
         data = open_eval_data(run)
         kept: list[Any] = []
         if folder is not None:
             data = dataclasses.replace(data, keep=lambda *arrays: kept.append(arrays))
+        if not data.test.is_stream:
+            show = functools.partial(_show, data, place.with_suffix(".png"))
+            data = dataclasses.replace(data, show=show)
         log.say(
             f"{protocol} of step {run.info.step} on {data.train.num_examples:,} training and "
             f"{data.test.num_examples:,} test images of {config.data.name}"
@@ -115,6 +141,56 @@ def evaluate(
     return result
 
 
+def _one_source(workdir: Any, encoder: Any, out: Any) -> Path:
+    """The folder of the run or export.
+
+    Raises:
+      ValueError: neither or both are given, or an export without a place for the result.
+    """
+    if bool(workdir) == bool(encoder):
+        found = "both given" if workdir else "missing"
+        raise ValueError(
+            f"--workdir and --encoder are {found}; give --workdir, the folder of a run, or "
+            "--encoder, the folder of an export."
+        )
+    if encoder and out is None:
+        raise ValueError(
+            "--out is missing; an export is left as it is: name a folder for the result."
+        )
+    return Path(workdir or encoder).expanduser()
+
+
+def _read(source: Path, export: bool, protocol: str, config: ConfigDict) -> RunEncoder:
+    """The encoder, with the config to judge it by.
+
+    Raises:
+      ValueError: it cannot be read, or lacks what the config asks for.
+    """
+    from_head = protocol == "finetune" and config.eval.finetune_from == "head1"
+    if not export:
+        return read_run(source, from_head=from_head)._replace(config=config)
+    if from_head:
+        raise ValueError(
+            "eval.finetune_from is 'head1', but an export has no projector; fine-tune from the run "
+            "(--workdir), or set eval.finetune_from=encoder."
+        )
+    if not config.data.name:
+        raise ValueError(
+            "data.name is missing: an export has no data of its own; name those to judge it on: "
+            "--config.data.name (digits, npz, folder or a tfds name) and --config.data.dir."
+        )
+    return read_export(source, config)
+
+
+def _show(data: EvalData, path: Path, found: Extracted, nearest: np.ndarray) -> None:
+    try:
+        draw_neighbours(found, nearest, data.test, data.spec, path)
+    except OSError as e:  # the figures are worth more than the picture
+        log.say(f"WARNING: {path} could not be written ({e.strerror or e})")
+    else:
+        log.say(f"nearest neighbours: {path}")
+
+
 def _new_folder(save: str | Path, protocol: str) -> Path:
     """The folder for a classifier.
 
@@ -138,12 +214,16 @@ def _new_folder(save: str | Path, protocol: str) -> Path:
 
 def main() -> int:
     """The command line."""
-    if not flags.FLAGS.workdir:
-        raise ValueError("--workdir is missing; give the folder of a run.")
-    protocol = flags.FLAGS.protocol
     f = flags.FLAGS
-    result = evaluate(f.workdir, protocol, f.config, f.out or None, f.save or None)
-    print(table(protocol, result))
+    result = evaluate(
+        f.workdir or None,
+        f.protocol,
+        f.config,
+        f.out or None,
+        f.save or None,
+        encoder=f.encoder or None,
+    )
+    print(table(f.protocol, result))
     return 0
 
 
@@ -158,14 +238,15 @@ def _workdir(argv: list[str]) -> str:
 if __name__ == "__main__":
     # The run's own config is the default that --config.KEY overrides; main refuses a folder that is
     # not a run.
-    path = Path(_workdir(sys.argv)).expanduser() / "config.json"
+    workdir = _workdir(sys.argv)
     try:
-        start = load_config(path)
+        start = load_config(Path(workdir).expanduser() / "config.json") if workdir else None
     except ValueError:
-        start = default_config()
+        start = None
     flags.DEFINE_string("workdir", "", "folder of the run")
-    flags.DEFINE_string("protocol", "knn", "knn, linear, finetune or fewshot")
+    flags.DEFINE_string("encoder", "", "folder of an export, in place of a run")
+    flags.DEFINE_string("protocol", "knn", ", ".join(PROTOCOLS))
     flags.DEFINE_string("out", "", "folder of the result; eval in the run folder by default")
     flags.DEFINE_string("save", "", "folder to make for the classifier of linear or finetune")
     flags.DEFINE_bool("debug", False, "show tracebacks and the libraries' logs")
-    cli.run(main, config=start)
+    cli.run(main, config=start or config_for_export())

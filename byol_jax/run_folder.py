@@ -1,8 +1,12 @@
-"""The folder of a run: where the encoder is in its checkpoints, and how it is read back."""
+"""The folder of a run: where the encoder is in its checkpoints, and how it is read back.
+
+An export gives the same, without the run.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +20,7 @@ from byol_jax.checkpoint import Checkpoints
 from byol_jax.config_file import load_config
 from byol_jax.convert.classifier import with_first_layer
 from byol_jax.convert.info import EncoderInfo, build_encoder, check_arrays, info_from_json
+from byol_jax.convert.load import read_encoder
 from byol_jax.core import Encoder, Method, Tree
 from byol_jax.events import read_events
 from byol_jax.untrusted import one_error
@@ -132,9 +137,10 @@ def check_data(workdir: Path, meta: Mapping[str, Any], now: Mapping[str, Any], s
 
 
 class RunEncoder(NamedTuple):
-    """The online encoder of a run's newest checkpoint, with all it needs.
+    """The online encoder of a run's newest checkpoint, or of an export, with all it needs.
 
-    data: fingerprint of what it was trained on; {} if not known.
+    config: of the run; of an export, what it is to be judged by. data: fingerprint of
+    what it was trained on; {} if not known.
     """
 
     config: ConfigDict
@@ -189,6 +195,21 @@ def read_run(workdir: Path, *, from_head: bool = False) -> RunEncoder:
     known = data if isinstance(data, Mapping) else {}
     run = RunEncoder(config, encoder, trees[0], trees[1], info, known)
     return _from_head(run, *head) if from_head else run
+
+
+def read_export(folder: Path, config: ConfigDict) -> RunEncoder:
+    """Read the encoder of an export (orbax, timm), to be judged as that of a run is.
+
+    Args:
+      folder: of the export.
+      config: resolved: the data, and how to judge.
+
+    Raises:
+      ValueError: the folder is no export, or a damaged one.
+    """
+    encoder, params, stats, info = read_encoder(folder)
+    info = dataclasses.replace(info, method=info.method or "encoder")
+    return RunEncoder(config, encoder, params, stats, info, {})
 
 
 _PROJECTOR = ("params/projector/", "extra/stats/projector/")

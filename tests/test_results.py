@@ -105,17 +105,22 @@ def test_train_from_a_thread_goes_on_and_leaves_the_process_as_it_was(run, image
     assert not jax.config.values["jax_enable_x64"]
 
 
-@pytest.mark.parametrize("protocol", ["knn", "linear", "finetune", "fewshot"])
+@pytest.mark.parametrize("protocol", ["knn", "linear", "finetune", "fewshot", "retrieval"])
 def test_unreadable_images_are_counted_named_and_not_reported_as_judged(run, protocol, capsys):
     """Fails if a protocol reports the 10 test images there are instead of the 8 it judged."""
     result = evaluate(run, protocol)
     assert (result["test_images"], result["damaged"]) == (8, 2)
-    # Linear and fine-tuning learn from whole batches of 8; fine-tuning from 90% of 16.
-    expected = {"knn": 16, "fewshot": 16, "linear": 16, "finetune": 8}
-    assert result["train_images"] == expected[protocol]
+    # Fine-tuning learns from whole batches of 8, of 90% of 16; retrieval from none.
+    expected = {"finetune": 8, "retrieval": None}.get(protocol, 16)
+    assert result.get("train_images") == expected
+    assert {"top1", "untrained_top1"} <= result.keys()
+    assert "untrained encoder" in command.table(protocol, result)
     said = capsys.readouterr().err
     assert said.count("val/a/01.png: empty file (left out)") == 1
     assert json.loads((run / "eval" / f"{protocol}.json").read_text()) == result
+    if protocol == "retrieval":
+        picture = np.asarray(Image.open(run / "eval" / "retrieval.png"))
+        assert picture.shape[:2] == (8 * 56, 9 * 56 + 14)
     if protocol == "fewshot":
         assert result["left_out"] == {"3": ["rare"]}
         assert "1 classes have fewer than 3 training images" in said
@@ -185,6 +190,10 @@ def test_too_many_unreadable_images_are_refused(run, protocol):
         ("eval.shots", (1,), "linear"),
         ("eval.label_fraction", 0.5, "linear"),
         ("eval.finetune_from", "head1", "linear"),
+        ("eval.penalties", 3, "linear"),
+        ("eval.stage_numbers", 9000, "transfer"),
+        ("eval.shots", (1,), "lowshot"),
+        ("eval.train_examples", 8, "retrieval"),
     ],
 )
 def test_a_key_that_a_protocol_would_ignore_is_refused(run, key, value, protocol):
@@ -242,7 +251,7 @@ def test_without_labels_training_says_so_and_evaluation_refuses(run, tmp_path, u
     )
     config = load_config(run / "config.json")
     config.data.name, config.data.dir = "npz", str(tmp_path / "x.npz")
-    for protocol in ("knn", "linear", "fewshot", "finetune"):
+    for protocol in command.PROTOCOLS:
         with pytest.raises(ValueError, match=said):
             evaluate(run, protocol, config)
 

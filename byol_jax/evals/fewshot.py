@@ -11,7 +11,8 @@ from byol_jax.evals.features import NothingToJudge
 from byol_jax.log import say
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def unit(x: np.ndarray) -> np.ndarray:
+    """Rows of length 1, float64."""
     x = np.asarray(x, np.float64)
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
@@ -64,7 +65,7 @@ def fewshot(
     """
     from sklearn.linear_model import LogisticRegression  # 1.5 s that no other command needs
 
-    train, test = _unit(train_h), _unit(test_h)
+    train, test = unit(train_h), unit(test_h)
     classes = np.unique(train_y[train_y >= 0])
     if len(classes) < 2:
         raise NothingToJudge(

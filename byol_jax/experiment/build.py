@@ -54,15 +54,21 @@ class Experiment(NamedTuple):
         return jnp.float64 if self.config.encoder.dtype == "float64" else jnp.float32
 
 
-def open_data(config: ConfigDict, split: str) -> Source:
+def open_data(config: ConfigDict, split: str, channels: int = 3) -> Source:
     """Open a part of the data that a config names, and say what was noticed.
 
     Args:
       config: resolved.
       split: "train" or "test".
+      channels: to which encoded images are decoded, 1 or 3; of other encoders, 3.
     """
     data = config.data
-    options = {"seed": config.seed, "bits": data.bits, "orient": data.orient}
+    options = {
+        "channels": channels if channels == 1 else 3,
+        "seed": config.seed,
+        "bits": data.bits,
+        "orient": data.orient,
+    }
     source = open_source(data.name, data.dir, split, **options)
     for note in source.notes:
         log.say(f"data: {note}")

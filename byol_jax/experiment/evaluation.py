@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from byol_jax import log, mesh
-from byol_jax.core import Encoder, TrainState, Tree
+from byol_jax.core import Encoder, Features, TrainState, Tree
 from byol_jax.data.pipeline import eval_batches, train_batches
 from byol_jax.data.rows import why_damaged
 from byol_jax.data.source import Source
@@ -146,12 +147,33 @@ def neighbours(
     )
 
 
+Read = Callable[[Features], dict[str, jax.Array]]
+Show = Callable[[Extracted, np.ndarray], None]
+"""What becomes of the nearest neighbours [N, n] of the test images, as extracted."""
+
+
+def _pooled(features: Features) -> dict[str, jax.Array]:
+    return {"h": features.pooled}
+
+
+@functools.lru_cache(maxsize=2)
+def _jitted(apply: Callable[..., Any], read: Read) -> Callable[..., dict[str, jax.Array]]:
+    """One function object for all weights and sources: they share one compilation."""
+
+    @jax.jit
+    def outputs(weights: Tree, images: jax.Array) -> dict[str, jax.Array]:
+        return read(apply(*weights, images, False)[0])
+
+    return outputs
+
+
 @dataclasses.dataclass(frozen=True)
 class EvalData:
     """The data and the devices on which encoders are compared.
 
     train, test: their labelled images. damage: what could not be read of each. keep: is given the
-    classifier that linear or finetune trains on the run's encoder.
+    classifier that linear or finetune trains on the encoder. show: is given the nearest neighbours
+    that retrieval finds by its features.
     """
 
     config: ConfigDict
@@ -162,18 +184,18 @@ class EvalData:
     mesh: Mesh
     damage: tuple[Damage, Damage]
     keep: Keep | None = None
+    show: Show | None = None
 
-    def features(self, encoder: Encoder, start: tuple[Tree, Tree], source: Source) -> Extracted:
-        """Pooled features of a source's centre crops.
+    def features(
+        self, encoder: Encoder, start: tuple[Tree, Tree], source: Source, read: Read = _pooled
+    ) -> Extracted:
+        """What `read` takes of the features of a source's centre crops; "h": the pooled ones.
 
         Raises:
           TrainingError: more images than `data.max_damaged` cannot be read.
         """
 
-        @jax.jit
-        def outputs(weights: Tree, images: jax.Array) -> dict[str, jax.Array]:
-            return {"h": encoder.apply(*weights, images, False)[0].pooled}
-
+        outputs = _jitted(encoder.apply, read)
         found = extract(outputs, start, self.crops(source), self.mesh)
         self.damage_of(source).add(found.damaged)
         return found
@@ -206,14 +228,24 @@ _LABELS = {
 }
 
 
+def _shaped(source: Source, channels: int) -> Source:
+    """Grey images in memory as three equal channels, for an encoder that takes colours."""
+    if source.images is None or (source.channels, channels) != (1, 3):
+        return source
+    return dataclasses.replace(source, images=np.repeat(source.images, 3, 3), channels=3)
+
+
 def open_eval_data(run: RunEncoder) -> EvalData:
-    """Open the training and test images of a run.
+    """Open the training and test images that an encoder is judged on.
 
     Raises:
       ValueError: the data have no labels, or cannot be opened.
     """
     config = run.config
-    train, test = (open_data(config, split) for split in ("train", "test"))
+    train, test = (
+        _shaped(open_data(config, split, run.encoder.channels), run.encoder.channels)
+        for split in ("train", "test")
+    )
     why = why_nothing("training", train) or why_nothing("test", test)
     if why:
         remedy = _LABELS.get(config.data.name, "Evaluate")

@@ -37,12 +37,12 @@ def draw_views(
     first = next(batches)
     n = min(EXAMPLES, len(first["index"]))
     views = render(first)[:n]
-    columns = [_denormalise(views[:, v], spec) for v in range(views.shape[1])]
+    columns = [denormalised(views[:, v], spec) for v in range(views.shape[1])]
     titles = [f"view {v + 1}" for v in range(len(columns))]
     if not source.is_stream:
         indices = np.asarray(first["index"][:n])
         originals = next(iter(eval_batches(source.take(indices), spec, batch_size=n)))
-        columns.insert(0, _denormalise(originals["views"][:, 0], spec))
+        columns.insert(0, denormalised(originals["views"][:, 0], spec))
         titles.insert(0, "original")
     _draw(columns, titles, path)
     return itertools.chain([first], batches)
@@ -69,14 +69,15 @@ def with_pictures(
         found = pictures(state)
         if folder is not None:
             folder.mkdir(exist_ok=True)
-            columns = [_denormalise(images, spec) for images in found.values()]
+            columns = [denormalised(images, spec) for images in found.values()]
             _draw(columns, list(found), folder / f"{int(state.step)}.png")
         return {} if evaluate is None else evaluate(state, poll)
 
     return run
 
 
-def _denormalise(images: np.ndarray, spec: EvalSpec) -> np.ndarray:
+def denormalised(images: np.ndarray, spec: EvalSpec) -> np.ndarray:
+    """Images [..., C] in 0..1."""
     return np.clip(images * np.asarray(spec.std) + np.asarray(spec.mean), 0, 1)
 
 

@@ -25,6 +25,7 @@ from byol_jax.core import starting_from
 from byol_jax.mesh import put_batch, replicated
 from byol_jax.methods.barlow import barlow
 from byol_jax.methods.byol import byol
+from byol_jax.methods.classify import classify
 from byol_jax.methods.dino import dino, warmed_up
 from byol_jax.methods.distill import Teacher, distill
 from byol_jax.methods.mae import mae
@@ -43,6 +44,9 @@ from byol_jax.models.dino_head import dino_head
 from byol_jax.models.mae_decoder import mae_decoder
 from byol_jax.models.network import network
 from byol_jax.train_step import jit_step, make_train_step
+from byol_jax.views.tasks.jigsaw import jigsaw
+from byol_jax.views.tasks.relative import relative
+from byol_jax.views.tasks.rotation import rotation
 
 STEPS, CLASSES = 20, 3
 
@@ -151,6 +155,22 @@ def mae_of(dtype, **options):
     return mae(small_vit(dtype, image_size=8), decoder, **options)
 
 
+def classify_of(dtype, quiz, widths=(), projector=None):
+    head = make_head(dtype, (*widths, quiz.choices), hidden_bias=False, last_bias=True)
+    net = network(models.joint(mini_encoder(dtype)), projector or make_head(dtype, ()))
+    return classify(net, head, quiz)
+
+
+def jigsaw_of(dtype):
+    dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(dtype)}
+    quiz = jigsaw(24, grid=2, tile=4, jitter=1, shift=1, project=0.5)
+    return classify_of(dtype, quiz, (), heads.first_layer(8, bias=False, **dtypes))
+
+
+def relative_of(dtype):
+    return classify_of(dtype, relative(3, tile=3, jitter=1, drop=True), (12,))
+
+
 def supervised_of(dtype, **options):
     return supervised(mini_encoder(dtype), CLASSES, **options)
 
@@ -204,6 +224,9 @@ METHODS = {
     "npid": lambda dtype: npid_of(dtype, 5),
     "npid probed, softmax": lambda dtype: probed(npid_of(dtype, 0), dtype),
     "mae probed": lambda dtype: probed(mae_of(dtype), dtype),
+    "rotation probed": lambda dtype: probed(classify_of(dtype, rotation()), dtype),
+    "jigsaw": jigsaw_of,
+    "relative": relative_of,
     "supervised": supervised_of,
     "supervised, frozen": frozen_of,
 }
@@ -226,6 +249,9 @@ class Run(NamedTuple):
 
 
 def batch_for(method, dtype="float64"):
+    if method.task:
+        batch = make_batch(8, dtype, size=12, views=1)
+        return jax.tree.map(np.asarray, jax.jit(method.task)(batch, jax.random.key(5)))
     batch = make_batch(8, dtype, views=method.takes["views"])
     if "local" in method.takes:
         local = make_batch(8, dtype, seed=1, size=6, views=method.takes["local"])
@@ -358,6 +384,7 @@ IN_FLOAT32 = (
     "dino probed",
     "npid",
     "mae probed",
+    "jigsaw",
     "supervised",
     "supervised, frozen",
 )
@@ -419,7 +446,8 @@ def test_it_says_what_it_takes(x64, name):
     params, extra = jax.eval_shape(method.init, jax.random.key(0), batch)
     args = (jax.random.key(0), jnp.int32(0))
     jax.eval_shape(method.loss, params, extra, batch, *args)
-    if count == 1:
+    if count == 1 or method.task:  # a task makes what the method takes
+        assert batch["views"].shape[1] == count
         return
     for other in (1, 3):
         changed = {**batch, "views": make_batch(8, views=other)["views"]}

@@ -137,7 +137,7 @@ KEYS = {
         *("supcon", "barlow", "vicreg"),
         *("moco", "mocov3", "simsiam", "nnclr"),
         *("swav", "dino", "npid", "distill", "mae"),
-        *("rotation", "jigsaw", "relative"),
+        *("rotation", "jigsaw", "relative", "inpainting"),
     ),
     "method.probe": Key(True),  # train an online linear probe if there are labels
     "optimizer.name": _one_of("sgd", "lars", "adamw"),
@@ -386,6 +386,16 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "drop": Key(False),  # keep one channel of each tile, noise in the others
             "project": _share(0.0),  # probability of the projection of colours
             **_CLASSIFIER,
+        },
+        "inpainting": {
+            "region": _one_of("centre", "random"),  # a square, or blobs
+            "size": Key(0.5, low=0, high=1, low_open=True, high_open=True),  # of its side
+            "band": _count(4, low=0),  # px of the square that are shown and predicted
+            "band_weight": _above_0(10.0),  # of their error
+            "area": Key(0.25, low=0, high=1, low_open=True, high_open=True),  # of the blobs
+            "bottleneck": _count(4000),  # of the decoder: the layer that sees the whole map
+            "width": _count(512),  # and its channels before the first doubling
+            "bn_groups": _count(1),
         },
     },
     "optimizer.name": {

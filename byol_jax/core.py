@@ -27,6 +27,7 @@ What a method sees:
 views  [B, V, S, S, C]  float, normalised
 (name) [B, V', s, s, C] any further group of the recipe by its name: one array, one size
 target                  what a pretext task predicts (never under "label", which the probe reads)
+weight                  how much each part of an image in "target" counts, if the task says so
 index  [B] int32        position of the example in the data set
 label  [B] int32        class, -1 where unknown
 mask   [B] float32      1, or 0 for a row that must not count (a substitute, padding)

@@ -8,6 +8,7 @@ import pytest
 import recipe_tables_clusters
 import recipe_tables_instances
 import recipe_tables_masked
+import recipe_tables_pretext
 import recipe_tables_projections
 import recipe_tables_queries
 
@@ -158,6 +159,7 @@ TABLES |= recipe_tables_projections.TABLES
 TABLES |= recipe_tables_clusters.TABLES
 TABLES |= recipe_tables_instances.TABLES
 TABLES |= recipe_tables_masked.TABLES
+TABLES |= recipe_tables_pretext.TABLES
 
 # byol/utils/augmentations.py (augment_config) and utils/dataset.py; taps: int(side / 10 / 2) each
 # side of the middle one.
@@ -226,6 +228,24 @@ VIEWS = recipe_tables_clusters.VIEWS | {
     "mocov3_imagenet_vits": _MOCOV3_VIT_VIEWS,
     "mae_imagenet_vitb:large": [MAE_VIEW],
     "mae_cifar10_vit": [{**MAE_VIEW, **CIFAR, "size": 32}],
+    # Pretext tasks: a square of the image, of one size; grey puzzles.
+    "rotation_cifar10_r18": [
+        {**MAE_VIEW, **CIFAR, "size": 32, "area": (1.0, 1.0), "aspect": (1.0, 1.0), "shift": 0.125}
+    ],
+    "rotation_imagenet_r50": [{**MAE_VIEW, "area": (0.08, 1.0)}],
+    "jigsaw_imagenet_r50:100": [
+        {**MAE_VIEW, "size": 255, "area": (0.75, 0.75), "aspect": (1.0, 1.0), "grey": 0.66}
+    ],
+    "relative_imagenet_r50": [
+        {
+            **MAE_VIEW,
+            "size": 255,
+            "area": (0.57, 0.57),
+            "aspect": (1.0, 1.0),
+            "flip": 0.0,
+            "grey": 0.66,
+        }
+    ],
     "simsiam_cifar10_r18": [_WEAK_VIEW] * 2,
     "simsiam_imagenet_r50": [_MOCO_VIEW] * 2,
     "nnclr_cifar10_r18": [{**CIFAR_VIEW, "solarize": p} for p in (0.0, 0.2)],
@@ -365,6 +385,7 @@ def test_every_config_file_is_allowed():
         "mae_imagenet_vitb:giant",
         "mae_cifar10_vit:0",
         "mocov3_imagenet_vits:large",
+        "jigsaw_imagenet_r50:701",
     ],
 )
 def test_an_argument_without_a_recipe_is_refused(recipe):

@@ -33,6 +33,7 @@ from byol_jax.methods.moco import moco
 from byol_jax.methods.nnclr import nnclr
 from byol_jax.methods.npid import npid
 from byol_jax.methods.probe import with_probe
+from byol_jax.methods.regress import regress
 from byol_jax.methods.siamese import siamese
 from byol_jax.methods.simclr import contrastive, simclr
 from byol_jax.methods.supcon import supcon
@@ -43,7 +44,9 @@ from byol_jax.models import heads
 from byol_jax.models.dino_head import dino_head
 from byol_jax.models.mae_decoder import mae_decoder
 from byol_jax.models.network import network
+from byol_jax.models.pixel_decoder import pixel_decoder
 from byol_jax.train_step import jit_step, make_train_step
+from byol_jax.views.tasks.inpainting import inpainting
 from byol_jax.views.tasks.jigsaw import jigsaw
 from byol_jax.views.tasks.relative import relative
 from byol_jax.views.tasks.rotation import rotation
@@ -171,6 +174,12 @@ def relative_of(dtype):
     return classify_of(dtype, relative(3, tile=3, jitter=1, drop=True), (12,))
 
 
+def inpainting_of(dtype):
+    dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(dtype)}
+    decoder = pixel_decoder(12, 3, bottleneck=8, width=16, **dtypes)
+    return regress(mini_encoder(dtype), decoder, inpainting(band=1))
+
+
 def supervised_of(dtype, **options):
     return supervised(mini_encoder(dtype), CLASSES, **options)
 
@@ -227,11 +236,13 @@ METHODS = {
     "rotation probed": lambda dtype: probed(classify_of(dtype, rotation()), dtype),
     "jigsaw": jigsaw_of,
     "relative": relative_of,
+    "inpainting probed": lambda dtype: probed(inpainting_of(dtype), dtype),
     "supervised": supervised_of,
     "supervised, frozen": frozen_of,
 }
 # LARS at BYOL's own rate for 100 epochs, SGD as in fine-tuning.
 OPTIMIZERS = {name: lambda: optim.sgd(optim.constant(0.1)) for name in METHODS}
+OPTIMIZERS["inpainting probed"] = lambda: optim.sgd(optim.constant(0.005))
 OPTIMIZERS["byol"] = lambda: optim.lars(optim.constant(0.45), eta=1e-3)
 OPTIMIZERS["barlow"] = lambda: optim.lars(optim.constant(0.2))
 OPTIMIZERS["vicreg"] = lambda: optim.lars(optim.constant(0.3))

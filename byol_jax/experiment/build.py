@@ -113,7 +113,8 @@ def build(
     if config.data.placement == "resident":
         side = config.data.resident_size or eval_spec.resize
         source = decode(source, side, where, eval_spec.antialias)
-    facts = _facts(config, source, recipe)._replace(mean=eval_spec.mean, std=eval_spec.std)
+    seen = {"mean": eval_spec.mean, "std": eval_spec.std, "image_size": config.image_size}
+    facts = _facts(config, source, recipe)._replace(**seen)
     encoder = build_encoder(config, source.channels)
     start = encoder
     if config.init_from and not resumed:

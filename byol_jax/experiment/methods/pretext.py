@@ -1,4 +1,4 @@
-"""Build methods that answer the questions of a pretext task."""
+"""Build methods that answer the questions of a pretext task, or draw what it asks for."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from ml_collections import ConfigDict
 from byol_jax.core import Method
 from byol_jax.experiment.methods.parts import Facts, Parts
 from byol_jax.methods.classify import classify
+from byol_jax.methods.regress import regress
 from byol_jax.models import heads
 from byol_jax.models.heads import Head
 from byol_jax.models.network import network
+from byol_jax.models.pixel_decoder import pixel_decoder
 from byol_jax.models.vit import SIZES
 from byol_jax.views.tasks import Quiz
+from byol_jax.views.tasks.inpainting import inpainting
 from byol_jax.views.tasks.jigsaw import jigsaw
 from byol_jax.views.tasks.relative import relative
 from byol_jax.views.tasks.rotation import rotation
@@ -64,6 +67,16 @@ def _relative(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
     return _classify(m, parts, quiz)
 
 
+def _inpainting(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
+    wrap = functools.partial(parts.wrapped, bn="per_view", groups=m.bn_groups)
+    options = {"size": m.size, "band": m.band, "band_weight": m.band_weight, "area": m.area}
+    channels = parts.encoder.channels
+    decoder = pixel_decoder(
+        facts.image_size, channels, bottleneck=m.bottleneck, width=m.width, **parts.dtypes
+    )
+    return regress(wrap(parts.encoder), wrap(decoder), inpainting(m.region, **options))
+
+
 def _check_tiles(method: str, parts: Parts) -> None:
     """Refuse an encoder that cannot see tiles.
 
@@ -78,5 +91,10 @@ def _check_tiles(method: str, parts: Parts) -> None:
         )
 
 
-METHODS = {"rotation": _rotation, "jigsaw": _jigsaw, "relative": _relative}
+METHODS = {
+    "rotation": _rotation,
+    "jigsaw": _jigsaw,
+    "relative": _relative,
+    "inpainting": _inpainting,
+}
 """Method name -> its builder."""

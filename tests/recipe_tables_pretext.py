@@ -50,7 +50,41 @@ _JIGSAW = {
     "optimizer.warmup_start": 0.25,
 }
 
+# pathak22/context-encoder:README.md (niter, loadSize, nBottleneck), train.lua, train_random.lua.
+_INPAINTING = {
+    **{k: v for k, v in _SHARED.items() if not k.startswith("sgd.")},
+    "batch_size": 64,
+    "epochs": 500,
+    "image_size": 128,
+    "data.name": "imagenet2012",
+    "views.mean": [0.485, 0.456, 0.406],
+    "views.std": [0.5, 0.5, 0.5],
+    "encoder.name": "resnet50",
+    "resnet.stem": "imagenet",
+    "method.name": "inpainting",
+    "method.probe": True,
+    "inpainting.size": 0.5,
+    "inpainting.band": 4,
+    "inpainting.band_weight": 10.0,
+    "inpainting.area": 0.25,
+    "inpainting.bottleneck": 4000,
+    "inpainting.width": 512,
+    "inpainting.bn_groups": 1,
+    "optimizer.name": "adamw",
+    "optimizer.lr": 2e-3,
+    "optimizer.lr_scaling": "none",
+    "optimizer.warmup_epochs": 0.0,
+    "optimizer.schedule": "cosine",
+    "optimizer.final": 1.0,  # constant
+    "optimizer.weight_decay": 0.0,
+    "adamw.b1": 0.5,
+    "adamw.b2": 0.999,
+    "adamw.eps": 1e-8,
+}
+
 TABLES = {
+    "inpainting_imagenet_r50": {**_INPAINTING, "inpainting.region": "centre"},
+    "inpainting_imagenet_r50:random": {**_INPAINTING, "inpainting.region": "random"},
     # Gidaris et al. 2018, section 4.1; gidariss/FeatureLearningRotNet:
     # config/CIFAR10_RotNet_NIN4blocks.py.
     "rotation_cifar10_r18": {

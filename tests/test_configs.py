@@ -236,6 +236,15 @@ VIEWS = recipe_tables_clusters.VIEWS | {
     "jigsaw_imagenet_r50:100": [
         {**MAE_VIEW, "size": 255, "area": (0.75, 0.75), "aspect": (1.0, 1.0), "grey": 0.66}
     ],
+    "inpainting_imagenet_r50": [
+        {
+            **MAE_VIEW,
+            "size": 128,
+            "area": (0.1, 0.1),
+            "aspect": (1.0, 1.0),
+            "std": (0.5, 0.5, 0.5),
+        }
+    ],
     "relative_imagenet_r50": [
         {
             **MAE_VIEW,
@@ -386,6 +395,7 @@ def test_every_config_file_is_allowed():
         "mae_cifar10_vit:0",
         "mocov3_imagenet_vits:large",
         "jigsaw_imagenet_r50:701",
+        "inpainting_imagenet_r50:corner",
     ],
 )
 def test_an_argument_without_a_recipe_is_refused(recipe):

@@ -9,7 +9,8 @@ chromatic aberration, and neither normalises tiles nor shifts their channels, as
 --config.jigsaw.normalise=True --config.jigsaw.jitter=19 --config.jigsaw.shift=2.
 What differs: the set of permutations is our own (docs/methods.md); the crop is a square of 3/4 of
 the image, the largest there is in one of 4 x 3 (there: 255 of 256 px of the shorter side); the
-classifier's bias is not decayed; batch norm is of the global batch (there: of 32 images).
+classifier's bias is not decayed; the warm-up starts from 0 (there: a quarter of the rate); batch
+norm is of the global batch (there: of 32 images).
 Hardware, hours and accuracy of this code: not yet run here.
 """
 
@@ -61,7 +62,7 @@ def get_config(permutations: str = "100") -> ConfigDict:
     c.optimizer.lr = 0.1
     c.optimizer.lr_scaling = "linear"
     c.optimizer.warmup_epochs = 5.0
-    c.optimizer.warmup_start = 0.25
+    c.optimizer.warmup_start = 0.0
     c.optimizer.schedule = "multistep"
     c.optimizer.milestones = (30.0, 60.0, 90.0, 100.0)
     c.optimizer.drop = 0.1

@@ -8,7 +8,8 @@ linear top-1 of 40.4. Against chromatic aberration it has grey images; the paper
 --config.relative.drop=True and --config.relative.project=1.0.
 What differs: no dropout before the last layer; the classifier's weights decay like the others
 (there: 5 times as much); the crop is a square of 0.57 of the image (there: 255 of 292 px of the
-shorter side); batch norm is of the global batch (there: of 64 images).
+shorter side); the warm-up starts from 0 (there: a tenth of the rate); batch norm is of the global
+batch (there: of 64 images).
 Hardware, hours and accuracy of this code: not yet run here.
 """
 
@@ -52,7 +53,7 @@ def get_config() -> ConfigDict:
     c.optimizer.lr = 0.2
     c.optimizer.lr_scaling = "none"
     c.optimizer.warmup_epochs = 5.0
-    c.optimizer.warmup_start = 0.1
+    c.optimizer.warmup_start = 0.0
     c.optimizer.schedule = "multistep"
     c.optimizer.milestones = (30.0, 50.0)
     c.optimizer.drop = 0.1

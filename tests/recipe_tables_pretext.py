@@ -47,7 +47,7 @@ _JIGSAW = {
     "jigsaw.bn": "joint",
     "jigsaw.bn_groups": 1,
     "optimizer.warmup_epochs": 5.0,
-    "optimizer.warmup_start": 0.25,
+    "optimizer.warmup_start": 0.0,
 }
 
 # pathak22/context-encoder:README.md (niter, loadSize, nBottleneck), train.lua, train_random.lua.
@@ -148,7 +148,7 @@ TABLES = {
         "optimizer.lr": 0.2,
         "optimizer.lr_scaling": "none",
         "optimizer.warmup_epochs": 5.0,
-        "optimizer.warmup_start": 0.1,
+        "optimizer.warmup_start": 0.0,
         "optimizer.milestones": [30.0, 50.0],
         "optimizer.exclude": [],
     },

@@ -15,6 +15,8 @@ import recipe_tables_queries
 from byol_jax import config as configuration
 from byol_jax.config import flatten, resolve
 from byol_jax.data.facts import FACTS
+from byol_jax.experiment.methods import Facts
+from byol_jax.experiment.optimizers import build_optimizer
 from byol_jax.experiment.views import build_views
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -361,6 +363,7 @@ def test_every_config_file_is_allowed():
     assert {name.partition(":")[0] for name in TABLES} <= set(names)
     for name in names:
         config = resolve(config_of(name))
+        build_optimizer(config, Facts(examples=512, classes=3, steps=20, steps_per_epoch=4))
         build_views(config, 1 if config.data.name == "digits" else 3)
         known = config.data.name.partition("/")[0]
         assert known in FACTS or known == "folder"

@@ -448,6 +448,11 @@ def test_the_task_is_done_in_the_step():
         ),
         ("relative", {"tile": 2, "jitter": 0, "drop": True}, "1 channel.* no colours"),
         ("relative", {"tile": 2, "jitter": 0, "project": 0.5}, "1 channel.* no colours"),
+        (
+            "inpainting",
+            {"region": "random", "area": 1e-3},
+            "area of 0.001 hides 0 of the 64 pixels",
+        ),
         ("inpainting", {}, "square of 4 px with a band of 4 px has no hole in an image of 8 px"),
     ],
 )

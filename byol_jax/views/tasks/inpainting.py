@@ -42,7 +42,7 @@ def inpainting(
       `band_weight` in the band, 0 elsewhere.
 
     Raises:
-      ValueError: when called, if the band leaves no hole, or the square covers the image.
+      ValueError: when called, if nothing of an image is hidden, or all of it.
     """
 
     def task(batch: Batch, key: Array) -> Batch:
@@ -86,9 +86,18 @@ def blobs(key: Array, rows: int, side: int, area: float) -> Array:
 
     Returns:
       bool [rows, side, side].
+
+    Raises:
+      ValueError: no pixel would be hidden, or all.
     """
+    hidden = round(area * side**2)
+    if not 0 < hidden < side**2:
+        raise ValueError(
+            f"An area of {area} hides {hidden} of the {side**2} pixels of an image of {side} px; "
+            "expected some of them, e.g. 0.25."
+        )
     coarse = max(2, round(COARSE * side))
     noise = jax.random.uniform(key, (rows, coarse, coarse), jnp.float32)
     smooth = jax.image.resize(noise, (rows, side, side), "cubic").reshape(rows, -1)
-    level = jnp.sort(smooth, axis=1)[:, round(area * side**2)]
+    level = jnp.sort(smooth, axis=1)[:, hidden]
     return (smooth < level[:, None]).reshape(rows, side, side)

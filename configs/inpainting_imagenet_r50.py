@@ -3,9 +3,8 @@
     python -m byol_jax.train --config configs/inpainting_imagenet_r50.py --workdir runs/inpainting
 
 The argument is the region: centre (the default) or random. Paper: Pathak et al. 2016;
-pathak22/context-encoder at 68abd11 (train.lua, train_random.lua, README.md): crops of 128 px of
+pathak22/context-encoder (train.lua at defa69a, README.md): crops of 128 px of
 images of 350 px, the square of 64 px but for a band of 4 px hidden, Adam with 10 times 2e-4.
-No linear top-1 on ImageNet was published by the authors.
 What differs: the network; no adversarial term (the authors' features are without it too); blobs are
 drawn for each image; upsampling and convolution in place of transposed convolutions.
 Hardware, hours and accuracy of this code: not yet run here.

@@ -3,7 +3,7 @@
     python -m byol_jax.train --config configs/jigsaw_imagenet_r50.py:100 --workdir runs/jigsaw
 
 The argument is the number of permutations: 100, 2000 or 10000, with a published linear top-1 of
-48.57, 46.73 and 48.11. Method: Noroozi and Favaro 2016. Numbers: facebookresearch/vissl at 09270ed,
+48.57, 46.73 and 48.11. Method: Noroozi and Favaro 2016. Numbers: facebookresearch/vissl at 2cf181d,
 configs/config/pretrain/jigsaw/jigsaw_8gpu_resnet.yaml. It relies on grey images against
 chromatic aberration, and neither normalises tiles nor shifts their channels, as the paper does:
 --config.jigsaw.normalise=True --config.jigsaw.jitter=19 --config.jigsaw.shift=2.

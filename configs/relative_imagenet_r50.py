@@ -2,7 +2,7 @@
 
     python -m byol_jax.train --config configs/relative_imagenet_r50.py --workdir runs/relative
 
-Method: Doersch et al. 2015. Numbers: open-mmlab/mmselfsup at db861f3,
+Method: Doersch et al. 2015. Numbers: open-mmlab/mmselfsup at ded3dc9,
 configs/selfsup/relative_loc/relative-loc_resnet50_8xb64-steplr-70e_in1k.py, which publishes a
 linear top-1 of 40.4. Against chromatic aberration it has grey images; the paper's own ways are
 --config.relative.drop=True and --config.relative.project=1.0.

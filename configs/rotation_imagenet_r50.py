@@ -2,7 +2,7 @@
 
     python -m byol_jax.train --config configs/rotation_imagenet_r50.py --workdir runs/rotation
 
-Method: Gidaris et al. 2018. Numbers: facebookresearch/vissl at 09270ed,
+Method: Gidaris et al. 2018. Numbers: facebookresearch/vissl at 0e5cc45,
 configs/config/pretrain/rotnet/rotnet_8gpu_resnet.yaml, which publishes a linear top-1 of 48.2. Each
 image is shown in one rotation.
 What differs: images are turned after crop and flip (there: before); the classifier's bias is not

@@ -137,6 +137,7 @@ KEYS = {
         *("supcon", "barlow", "vicreg"),
         *("moco", "mocov3", "simsiam", "nnclr"),
         *("swav", "dino", "npid", "distill", "mae"),
+        *("rotation", "jigsaw", "relative", "inpainting"),
     ),
     "method.probe": Key(True),  # train an online linear probe if there are labels
     "optimizer.name": _one_of("sgd", "lars", "adamw"),
@@ -215,6 +216,12 @@ _NEGATIVES = {
 _HEADS = {
     "hidden": _count(4096),  # width of the hidden layers of projector and predictor
     "out": _count(256),  # width of the embedding
+}
+_CLASSIFIER = {
+    "hidden": _count(4096),
+    "layers": _count(1),  # of the classifier: 1 linear
+    "bn": _one_of("joint", "per_view"),
+    "bn_groups": _count(1),
 }
 
 # choice -> its values with their own keys -> those keys. All encoders called resnetN share
@@ -367,6 +374,40 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "heads": _count(16),
             "normalised": Key(True),  # each patch's pixels by their own mean and deviation
             "mask_tokens": Key(False),  # in the encoder, which then sees all patches
+        },
+        "rotation": {
+            "turns": Key(4, low=2, high=4),  # 4: quarters; 2: halves
+            "every": Key(True),  # each image in every rotation; otherwise in one that is drawn
+            **_CLASSIFIER,
+        },
+        "jigsaw": {
+            "permutations": _count(100, low=2),  # of the set, chosen greedily
+            "grid": Key(3, low=2, high=3),  # tiles along a side
+            "tile": _count(64),  # px; with jitter and shift at most image_size // grid
+            "jitter": _count(19, low=0),  # px, of the tiles in their cells
+            "shift": _count(2, low=0),  # px, of the channels of a tile, at most
+            "normalise": Key(True),  # each channel of each tile by its own mean and deviation
+            "project": _share(0.0),  # probability of the projection of colours
+            "out": _count(1000),  # width of the embedding of a tile
+            **_CLASSIFIER,
+        },
+        "relative": {
+            "pairs": Key(8, low=1, high=8),  # neighbours of the centre that are asked for
+            "tile": _count(64),  # px; with jitter at most image_size // 3
+            "jitter": _count(21, low=0),  # px, of the tiles in their cells
+            "drop": Key(False),  # keep one channel of each tile, noise in the others
+            "project": _share(0.0),  # probability of the projection of colours
+            **_CLASSIFIER,
+        },
+        "inpainting": {
+            "region": _one_of("centre", "random"),  # a square, or blobs
+            "size": Key(0.5, low=0, high=1, low_open=True, high_open=True),  # of its side
+            "band": _count(4, low=0),  # px of the square that are shown and predicted
+            "band_weight": _above_0(10.0),  # of their error
+            "area": Key(0.25, low=0, high=1, low_open=True, high_open=True),  # of the blobs
+            "bottleneck": _count(4000),  # of the decoder: the layer that sees the whole map
+            "width": _count(512),  # and its channels before the first doubling
+            "bn_groups": _count(1),
         },
     },
     "optimizer.name": {

@@ -27,6 +27,7 @@ What a method sees:
 views  [B, V, S, S, C]  float, normalised
 (name) [B, V', s, s, C] any further group of the recipe by its name: one array, one size
 target                  what a pretext task predicts (never under "label", which the probe reads)
+weight                  how much each part of an image in "target" counts, if the task says so
 index  [B] int32        position of the example in the data set
 label  [B] int32        class, -1 where unknown
 mask   [B] float32      1, or 0 for a row that must not count (a substitute, padding)
@@ -130,8 +131,10 @@ class Method(NamedTuple):
     prepare(params) -> params                      done to the parameters before each step
     sharded: ("bank", ...)                         arrays of `extra` with one row for each example,
                                                    whose axis 0 is sharded over all devices
-    pictures(params, images_NHWC, key) -> {title: images_NHWC}    what it makes of images, drawn
-                                                   at evaluations; None: nothing to see
+    pictures(params, extra, images_NHWC, key) -> {title: images_NHWC}    what it makes of images,
+                                                   drawn at evaluations; None: nothing to see
+    task(batch, key) -> batch                      a pretext task, done to the views of a batch
+                                                   before `loss` and `init` see them; None: none
     """
 
     init: Callable[[Array, Batch], tuple[Tree, Tree]]
@@ -143,7 +146,8 @@ class Method(NamedTuple):
     moving: tuple[str, ...] = ("stats",)
     prepare: Callable[[Tree], Tree] = _as_they_are
     sharded: tuple[str, ...] = ()
-    pictures: Callable[[Tree, Array, Array], dict[str, Array]] | None = None
+    pictures: Callable[[Tree, Tree, Array, Array], dict[str, Array]] | None = None
+    task: Callable[[Batch, Array], Batch] | None = None
 
 
 @jax.tree_util.register_dataclass

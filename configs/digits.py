@@ -32,6 +32,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "dino": {**HEAD, "prototypes": 256, "tau": 0.98, "tau_schedule": "cosine"},
     "npid": {"out": 64, "negatives": 0, "temperature": 0.1},
     "mae": {"dim": 32, "depth": 2, "heads": 4, "mask": 0.5},
+    "rotation": {"turns": 4, "every": True, "layers": 1},
+    # All permutations of 2x2 tiles of 3 px.
+    "jigsaw": {"permutations": 24, "grid": 2, "tile": 3, "jitter": 1, "shift": 0, "out": 64},
+    "inpainting": {"size": 0.5, "band": 0, "bottleneck": 64, "width": 64},  # a hole of 4 x 4 px
 }
 # At batch 256, where it is not BYOL's.
 LR = {"vicreg": 0.02, "dino": 4e-3, "mae": 4e-3}
@@ -71,7 +75,8 @@ def get_config(method: str = "byol") -> ConfigDict:
     c.optimizer.warmup_epochs = 10.0
     c.optimizer.weight_decay = 5e-4
     c.sgd.momentum = 0.9
-    if method in ("npid", "mae"):  # one view, drawn as the two of the others
+    # One view, drawn as the two of the others.
+    if method in ("npid", "mae", "rotation", "jigsaw", "inpainting"):
         c.views.recipe = "npid"
         c.views.overrides.update(
             area=(0.35, 1.0), flip=0.0, rotate=17.0, saturation=0.0, hue=0.0, grey=0.0

@@ -8,12 +8,15 @@ import pytest
 import recipe_tables_clusters
 import recipe_tables_instances
 import recipe_tables_masked
+import recipe_tables_pretext
 import recipe_tables_projections
 import recipe_tables_queries
 
 from byol_jax import config as configuration
 from byol_jax.config import flatten, resolve
 from byol_jax.data.facts import FACTS
+from byol_jax.experiment.methods import Facts
+from byol_jax.experiment.optimizers import build_optimizer
 from byol_jax.experiment.views import build_views
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -158,6 +161,7 @@ TABLES |= recipe_tables_projections.TABLES
 TABLES |= recipe_tables_clusters.TABLES
 TABLES |= recipe_tables_instances.TABLES
 TABLES |= recipe_tables_masked.TABLES
+TABLES |= recipe_tables_pretext.TABLES
 
 # byol/utils/augmentations.py (augment_config) and utils/dataset.py; taps: int(side / 10 / 2) each
 # side of the middle one.
@@ -226,6 +230,33 @@ VIEWS = recipe_tables_clusters.VIEWS | {
     "mocov3_imagenet_vits": _MOCOV3_VIT_VIEWS,
     "mae_imagenet_vitb:large": [MAE_VIEW],
     "mae_cifar10_vit": [{**MAE_VIEW, **CIFAR, "size": 32}],
+    # Pretext tasks: a square of the image, of one size; grey puzzles.
+    "rotation_cifar10_r18": [
+        {**MAE_VIEW, **CIFAR, "size": 32, "area": (1.0, 1.0), "aspect": (1.0, 1.0), "shift": 0.125}
+    ],
+    "rotation_imagenet_r50": [{**MAE_VIEW, "area": (0.08, 1.0)}],
+    "jigsaw_imagenet_r50:100": [
+        {**MAE_VIEW, "size": 255, "area": (0.75, 0.75), "aspect": (1.0, 1.0), "grey": 0.66}
+    ],
+    "inpainting_imagenet_r50": [
+        {
+            **MAE_VIEW,
+            "size": 128,
+            "area": (0.1, 0.1),
+            "aspect": (1.0, 1.0),
+            "std": (0.5, 0.5, 0.5),
+        }
+    ],
+    "relative_imagenet_r50": [
+        {
+            **MAE_VIEW,
+            "size": 255,
+            "area": (0.57, 0.57),
+            "aspect": (1.0, 1.0),
+            "flip": 0.0,
+            "grey": 0.66,
+        }
+    ],
     "simsiam_cifar10_r18": [_WEAK_VIEW] * 2,
     "simsiam_imagenet_r50": [_MOCO_VIEW] * 2,
     "nnclr_cifar10_r18": [{**CIFAR_VIEW, "solarize": p} for p in (0.0, 0.2)],
@@ -332,6 +363,7 @@ def test_every_config_file_is_allowed():
     assert {name.partition(":")[0] for name in TABLES} <= set(names)
     for name in names:
         config = resolve(config_of(name))
+        build_optimizer(config, Facts(examples=512, classes=3, steps=20, steps_per_epoch=4))
         build_views(config, 1 if config.data.name == "digits" else 3)
         known = config.data.name.partition("/")[0]
         assert known in FACTS or known == "folder"
@@ -365,6 +397,8 @@ def test_every_config_file_is_allowed():
         "mae_imagenet_vitb:giant",
         "mae_cifar10_vit:0",
         "mocov3_imagenet_vits:large",
+        "jigsaw_imagenet_r50:701",
+        "inpainting_imagenet_r50:corner",
     ],
 )
 def test_an_argument_without_a_recipe_is_refused(recipe):

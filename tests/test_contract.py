@@ -25,6 +25,7 @@ from byol_jax.core import starting_from
 from byol_jax.mesh import put_batch, replicated
 from byol_jax.methods.barlow import barlow
 from byol_jax.methods.byol import byol
+from byol_jax.methods.classify import classify
 from byol_jax.methods.dino import dino, warmed_up
 from byol_jax.methods.distill import Teacher, distill
 from byol_jax.methods.mae import mae
@@ -32,6 +33,7 @@ from byol_jax.methods.moco import moco
 from byol_jax.methods.nnclr import nnclr
 from byol_jax.methods.npid import npid
 from byol_jax.methods.probe import with_probe
+from byol_jax.methods.regress import regress
 from byol_jax.methods.siamese import siamese
 from byol_jax.methods.simclr import contrastive, simclr
 from byol_jax.methods.supcon import supcon
@@ -42,7 +44,12 @@ from byol_jax.models import heads
 from byol_jax.models.dino_head import dino_head
 from byol_jax.models.mae_decoder import mae_decoder
 from byol_jax.models.network import network
+from byol_jax.models.pixel_decoder import pixel_decoder
 from byol_jax.train_step import jit_step, make_train_step
+from byol_jax.views.tasks.inpainting import inpainting
+from byol_jax.views.tasks.jigsaw import jigsaw
+from byol_jax.views.tasks.relative import relative
+from byol_jax.views.tasks.rotation import rotation
 
 STEPS, CLASSES = 20, 3
 
@@ -151,6 +158,28 @@ def mae_of(dtype, **options):
     return mae(small_vit(dtype, image_size=8, depth=1), decoder, **options)
 
 
+def classify_of(dtype, quiz, widths=(), projector=None):
+    head = make_head(dtype, (*widths, quiz.choices), hidden_bias=False, last_bias=True)
+    net = network(models.joint(mini_encoder(dtype)), projector or make_head(dtype, ()))
+    return classify(net, head, quiz)
+
+
+def jigsaw_of(dtype):
+    dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(dtype)}
+    quiz = jigsaw(24, grid=2, tile=3, jitter=1, shift=0)
+    return classify_of(dtype, quiz, (), heads.first_layer(8, bias=False, **dtypes))
+
+
+def relative_of(dtype):
+    return classify_of(dtype, relative(3, tile=2, jitter=0), (12,))
+
+
+def inpainting_of(dtype):
+    dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(dtype)}
+    decoder = pixel_decoder(8, 3, bottleneck=8, width=16, **dtypes)
+    return regress(mini_encoder(dtype), decoder, inpainting(band=1))
+
+
 def supervised_of(dtype, **options):
     return supervised(mini_encoder(dtype), CLASSES, **options)
 
@@ -204,11 +233,16 @@ METHODS = {
     "npid": lambda dtype: npid_of(dtype, 5),
     "npid probed, softmax": lambda dtype: probed(npid_of(dtype, 0), dtype),
     "mae probed": lambda dtype: probed(mae_of(dtype), dtype),
+    "rotation probed": lambda dtype: probed(classify_of(dtype, rotation()), dtype),
+    "jigsaw": jigsaw_of,
+    "relative": relative_of,
+    "inpainting probed": lambda dtype: probed(inpainting_of(dtype), dtype),
     "supervised": supervised_of,
     "supervised, frozen": frozen_of,
 }
 # LARS at BYOL's own rate for 100 epochs, SGD as in fine-tuning.
 OPTIMIZERS = {name: lambda: optim.sgd(optim.constant(0.1)) for name in METHODS}
+OPTIMIZERS["inpainting probed"] = lambda: optim.sgd(optim.constant(0.005))
 OPTIMIZERS["byol"] = lambda: optim.lars(optim.constant(0.45), eta=1e-3)
 OPTIMIZERS["barlow"] = lambda: optim.lars(optim.constant(0.2))
 OPTIMIZERS["vicreg"] = lambda: optim.lars(optim.constant(0.3))
@@ -225,7 +259,21 @@ class Run(NamedTuple):
     method: Any
 
 
+def after_task(task, batch):
+    """What a task makes of a batch, by shape: noise, and answers 0 and 1; a task takes longer."""
+    random, found = np.random.RandomState(5), dict(batch)
+    like = jax.eval_shape(task, batch, jax.random.key(0))
+    for k in ("views", "target", "weight"):
+        if k in like:
+            whole = like[k].dtype == np.int32
+            draws = random.randint(0, 2, like[k].shape) if whole else random.randn(*like[k].shape)
+            found[k] = (np.abs(draws) if k == "weight" else draws).astype(like[k].dtype)
+    return found
+
+
 def batch_for(method, dtype="float64"):
+    if method.task:
+        return after_task(method.task, make_batch(8, dtype, views=1))
     batch = make_batch(8, dtype, size=4, views=method.takes["views"])
     if "local" in method.takes:
         local = make_batch(8, dtype, seed=1, size=3, views=method.takes["local"])
@@ -358,6 +406,7 @@ IN_FLOAT32 = (
     "dino probed",
     "npid",
     "mae probed",
+    "jigsaw",
     "supervised",
     "supervised, frozen",
 )
@@ -419,7 +468,8 @@ def test_it_says_what_it_takes(x64, name):
     params, extra = jax.eval_shape(method.init, jax.random.key(0), batch)
     args = (jax.random.key(0), jnp.int32(0))
     jax.eval_shape(method.loss, params, extra, batch, *args)
-    if count == 1:
+    if count == 1 or method.task:  # a task makes what the method takes
+        assert batch["views"].shape[1] == count
         return
     for other in (1, 3):
         changed = {**batch, "views": make_batch(8, views=other)["views"]}

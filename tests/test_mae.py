@@ -80,7 +80,7 @@ def test_loss_and_gradients_are_the_authors(x64, given, normalised, mask):
     def both(params):
         loss, aux = method.loss(params, {"stats": {}}, seen, KEY, STEP)
         shown = jnp.asarray(seen["views"][:, 0])
-        pictures = method.pictures(params, shown, KEY)
+        pictures = method.pictures(params, {}, shown, KEY)
         visible = int(PATCHES * (1 - mask))
         rank, keep = random_order(jnp.asarray(noise()), visible)
         tokens, _ = small_vit().tokens(params["encoder"], shown, keep)
@@ -129,7 +129,7 @@ def test_mask_tokens_in_the_encoder(x64, given):
     params = start(method)
 
     def loss(params, x):
-        drawn = method.pictures(params, x, KEY)["reconstruction"]
+        drawn = method.pictures(params, {}, x, KEY)["reconstruction"]
         return method.loss(params, {"stats": {}}, batch(), KEY, STEP)[0], drawn
 
     run = compiled(jax.jit(jax.grad(loss, has_aux=True)), params, seen)

@@ -28,6 +28,7 @@ from byol_jax.loop import Damage, Options
 from byol_jax.models.vit import SIZES, resized
 from byol_jax.optim import Optimizer
 from byol_jax.views.spec import EvalSpec, Recipe
+from byol_jax.views.tasks import TAKES
 
 
 class Experiment(NamedTuple):
@@ -118,14 +119,16 @@ def build(
     if config.data.placement == "resident":
         side = config.data.resident_size or eval_spec.resize
         source = decode(source, side, where, eval_spec.antialias)
-    facts = _facts(config, source, recipe)._replace(mean=eval_spec.mean, std=eval_spec.std)
+    seen = {"mean": eval_spec.mean, "std": eval_spec.std, "image_size": config.image_size}
+    facts = _facts(config, source, recipe)._replace(**seen)
     encoder = build_encoder(config, source.channels)
     start = encoder
     if config.init_from and not resumed:
         start = _pretrained(encoder, config.init_from)
     parts = Parts(start, _gather(where), mesh.placement(where))
     method = build_method(config, parts, facts)
-    check_takes(config.method.name, method.takes, config.views.recipe, recipe)
+    takes = TAKES if method.task else method.takes
+    check_takes(config.method.name, takes, config.views.recipe, recipe)
     info = EncoderInfo(
         encoder=encoder.config,
         image_size=config.image_size,
@@ -137,9 +140,11 @@ def build(
         source=config.data.name,
     )
     optimizer = build_optimizer(config, facts)
-    return Experiment(
+    e = Experiment(
         config, source, recipe, eval_spec, encoder, method, optimizer, where, facts, info
     )
+    batch_shapes(e)  # a task that does not fit the images is refused here
+    return e
 
 
 def _gather(where: Mesh) -> Callable[[Any], Any]:
@@ -210,8 +215,8 @@ def _pretrained(encoder: Encoder, path: str) -> Encoder:
     return starting_from(encoder, params, stats)
 
 
-def batch_shapes(e: Experiment) -> Batch:
-    """Shapes of one global batch, as the method sees it."""
+def view_shapes(e: Experiment) -> Batch:
+    """Shapes of one global batch with its views, before a pretext task."""
     rows = e.config.batch_size
     shapes = {
         group: jax.ShapeDtypeStruct(
@@ -227,6 +232,14 @@ def batch_shapes(e: Experiment) -> Batch:
     }
 
 
+def batch_shapes(e: Experiment) -> Batch:
+    """Shapes of one global batch, as the method sees it."""
+    shapes = view_shapes(e)
+    if e.method.task is None:
+        return shapes
+    return jax.eval_shape(e.method.task, shapes, jax.eval_shape(lambda: jax.random.key(0)))
+
+
 def build_damage(e: Experiment, seen: Any) -> Damage:
     """The counter of unreadable images, with an explanation for each."""
 
@@ -239,7 +252,8 @@ def build_damage(e: Experiment, seen: Any) -> Damage:
 def build_options(e: Experiment, steps_per_dispatch: int) -> Options:
     """When the loop logs, saves and evaluates."""
     c = e.config
-    apart = c.method.name in ("supervised", "distill", "mae")  # without embeddings to watch
+    # Without embeddings to watch.
+    apart = e.method.task is not None or c.method.name in ("supervised", "distill", "mae")
     return Options(
         total_steps=e.facts.steps,
         batch_size=c.batch_size,

@@ -13,9 +13,10 @@ from jax import Array
 from byol_jax import mesh
 from byol_jax.core import Batch, Step
 from byol_jax.data.pipeline import cuts, row_batches, train_batches
-from byol_jax.experiment.build import Experiment, batch_shapes
+from byol_jax.experiment.build import Experiment, view_shapes
 from byol_jax.train_step import Views, jit_step, jit_steps, make_train_step, step_keys
 from byol_jax.views import device
+from byol_jax.views.tasks import with_task
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
@@ -25,7 +26,8 @@ class Feed(NamedTuple):
 
     batches: position in the data order -> this process's batches from there on.
     shapes: of one global batch as passed on by the host.
-    views: makes the views inside the step; None if the host makes them.
+    views: makes the views inside the step, and does the task; None if the host makes the views, and
+      there is no task.
     constants: shapes of the arrays that stay on the devices for the whole run.
     load: puts them there.
     steps_per_dispatch: at most; 0: one step per call, on a batch from the host.
@@ -40,7 +42,12 @@ class Feed(NamedTuple):
 
 
 def build_feed(e: Experiment) -> Feed:
-    """The feed of a run: one row of the table in docs/architecture.md."""
+    """The feed of a run: one row of the table in docs/architecture.md, then the method's task."""
+    feed, task = _placed(e), e.method.task
+    return feed if task is None else feed._replace(views=with_task(feed.views, task))
+
+
+def _placed(e: Experiment) -> Feed:
     if e.config.data.placement == "resident":
         return _resident(e)
     if e.config.views.placement == "host":
@@ -72,14 +79,14 @@ def _stream(e: Experiment, shapes: Shapes, views: Views | None) -> Feed:
 
 def _host_views(e: Experiment) -> Feed:
     """The host makes the views."""
-    return _stream(e, dict(batch_shapes(e)), None)
+    return _stream(e, dict(view_shapes(e)), None)
 
 
 def _host_windows(e: Experiment) -> Feed:
     """The host decodes each image once and crops all windows; the device does the rest."""
     shapes = {
         k: jax.ShapeDtypeStruct(v.shape, jnp.uint8) if k in e.recipe else v
-        for k, v in batch_shapes(e).items()
+        for k, v in view_shapes(e).items()
     }
     return _stream(e, shapes, device.make_views(e.recipe, cropped=True, dtype=e.dtype))
 
@@ -120,7 +127,7 @@ def _resident(e: Experiment) -> Feed:
 
 
 def _without_views(e: Experiment) -> Shapes:
-    return {k: v for k, v in batch_shapes(e).items() if k not in e.recipe}
+    return {k: v for k, v in view_shapes(e).items() if k not in e.recipe}
 
 
 def build_step(e: Experiment, feed: Feed, constants: Batch) -> Step:

@@ -27,13 +27,13 @@ def build_pictures(e: Experiment) -> Callable[[TrainState], dict[str, np.ndarray
         return None
 
     @jax.jit
-    def made(params: Tree, images: jax.Array) -> dict[str, jax.Array]:
-        return make(params, images, jax.random.key(e.config.seed))
+    def made(params: Tree, extra: Tree, images: jax.Array) -> dict[str, jax.Array]:
+        return make(params, extra, images, jax.random.key(e.config.seed))
 
     def pictures(state: TrainState) -> dict[str, np.ndarray]:
         first = next(iter(eval_batches(e.source, e.eval_spec, batch_size=EXAMPLES)))
         images = np.asarray(first["views"], e.dtype)[np.asarray(first["mask"]) > 0, 0]
         placed = mesh.put_whole(images, e.mesh)
-        return {"image": images} | mesh.fetched(made(state.params, placed), e.mesh)
+        return {"image": images} | mesh.fetched(made(state.params, state.extra, placed), e.mesh)
 
     return pictures

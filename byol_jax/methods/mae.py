@@ -114,7 +114,8 @@ def mae(
         out, _ = vit.encoder.apply(*encoder(params, extra), images_NGHWC, False)
         return {"h": out.pooled}
 
-    def pictures(params: Tree, images_BHWC: Array, key: Array) -> dict[str, Array]:
+    def pictures(params: Tree, extra: Tree, images_BHWC: Array, key: Array) -> dict[str, Array]:
+        del extra
         grid = grid_of(images_BHWC, vit.patch)
         pixels_BLQ, hidden_BL, _ = predict(params, images_BHWC, key, False)
         _, mean, deviation = targets(images_BHWC)

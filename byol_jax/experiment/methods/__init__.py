@@ -13,6 +13,7 @@ from byol_jax.experiment.methods import (
     distill,
     masked,
     predictive,
+    pretext,
     redundancy,
 )
 from byol_jax.experiment.methods.parts import Facts, Parts, build_encoder
@@ -37,6 +38,7 @@ METHODS: dict[str, Callable[[ConfigDict, Parts, Facts], Method]] = {
     **clusters.METHODS,
     **distill.METHODS,
     **masked.METHODS,
+    **pretext.METHODS,
     "supervised": _supervised,
 }
 

@@ -23,6 +23,7 @@ class Facts(NamedTuple):
     rows: of a micro-batch, over all devices.
     local: local views of each image, 0 unless the recipe is multi-crop.
     mean, std: that the views are normalised with; () if not known.
+    image_size: side of the views, px.
     """
 
     examples: int
@@ -33,6 +34,7 @@ class Facts(NamedTuple):
     local: int = 0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    image_size: int = 224
 
 
 class Parts(NamedTuple):

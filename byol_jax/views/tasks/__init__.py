@@ -7,6 +7,7 @@ never under "label", so that a linear probe keeps the labels of the data set.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 from jax import Array
@@ -15,6 +16,27 @@ from byol_jax.views.device import Batch
 
 Task = Callable[[Batch, Array], Batch]
 """(batch, key) -> batch, like the views made on the device."""
+
+TAKES = {"views": 1}
+"""How many views of each image every task here reads."""
+
+
+class Quiz(NamedTuple):
+    """A task that asks multiple-choice questions about the views that it makes.
+
+    task: (batch, key) -> batch; of "views" [B, 1, S, S, C] it makes "views" [B, V, S', S', C] and
+      "target" [B, Q] int32, the right answers.
+    asked: for each of the Q questions, the numbers of the views that it is about, in order; all
+      questions are about equally many.
+    choices: number of answers to choose from, K.
+    shown(views_BVSSC, target_BQ, answer_BQ) -> {title: images_BHWC}: pictures of what is asked, of
+      what is found by the answers, and of what is right.
+    """
+
+    task: Task
+    asked: tuple[tuple[int, ...], ...]
+    choices: int
+    shown: Callable[[Array, Array, Array], dict[str, Array]]
 
 
 def with_task(views: Task | None, task: Task) -> Task:

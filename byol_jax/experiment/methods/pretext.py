@@ -1,0 +1,100 @@
+"""Build methods that answer the questions of a pretext task, or draw what it asks for."""
+
+from __future__ import annotations
+
+import functools
+
+from ml_collections import ConfigDict
+
+from byol_jax.core import Method
+from byol_jax.experiment.methods.parts import Facts, Parts
+from byol_jax.methods.classify import classify
+from byol_jax.methods.regress import regress
+from byol_jax.models import heads
+from byol_jax.models.heads import Head
+from byol_jax.models.network import network
+from byol_jax.models.pixel_decoder import pixel_decoder
+from byol_jax.models.vit import SIZES
+from byol_jax.views.tasks import Quiz
+from byol_jax.views.tasks.inpainting import inpainting
+from byol_jax.views.tasks.jigsaw import jigsaw
+from byol_jax.views.tasks.relative import relative
+from byol_jax.views.tasks.rotation import rotation
+
+
+def _classify(m: ConfigDict, parts: Parts, quiz: Quiz, projector: Head | None = None) -> Method:
+    """The encoder, a projector if there is one, and a classifier of `layers` layers."""
+    wrap = functools.partial(parts.wrapped, bn=m.bn, groups=m.bn_groups)
+    widths = (m.hidden,) * (m.layers - 1) + (quiz.choices,)
+    plain = {"hidden_bias": False, **parts.dtypes}
+    classifier = heads.mlp(widths, last_bias=True, **plain)
+    net = network(wrap(parts.encoder), wrap(projector or heads.mlp((), **parts.dtypes)))
+    return classify(net, wrap(classifier), quiz)
+
+
+def _rotation(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
+    del facts
+    return _classify(m, parts, rotation(m.turns, every=m.every))
+
+
+def _jigsaw(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
+    _check_tiles("jigsaw", parts)
+    quiz = jigsaw(
+        m.permutations,
+        grid=m.grid,
+        tile=m.tile,
+        jitter=m.jitter,
+        shift=m.shift,
+        normalise=m.normalise,
+        project=m.project,
+        mean=facts.mean,
+        std=facts.std,
+    )
+    return _classify(m, parts, quiz, heads.first_layer(m.out, bias=False, **parts.dtypes))
+
+
+def _relative(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
+    _check_tiles("relative", parts)
+    quiz = relative(
+        m.pairs,
+        tile=m.tile,
+        jitter=m.jitter,
+        drop=m.drop,
+        project=m.project,
+        mean=facts.mean,
+        std=facts.std,
+    )
+    return _classify(m, parts, quiz)
+
+
+def _inpainting(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
+    wrap = functools.partial(parts.wrapped, bn="per_view", groups=m.bn_groups)
+    options = {"size": m.size, "band": m.band, "band_weight": m.band_weight, "area": m.area}
+    channels = parts.encoder.channels
+    decoder = pixel_decoder(
+        facts.image_size, channels, bottleneck=m.bottleneck, width=m.width, **parts.dtypes
+    )
+    return regress(wrap(parts.encoder), wrap(decoder), inpainting(m.region, **options))
+
+
+def _check_tiles(method: str, parts: Parts) -> None:
+    """Refuse an encoder that cannot see tiles.
+
+    Raises:
+      ValueError: it is a vision transformer, whose positions are those of whole images.
+    """
+    name = parts.encoder.config["name"]
+    if name in SIZES:
+        raise ValueError(
+            f"method.name {method!r} shows the encoder tiles, and encoder.name {name!r} has "
+            "positions of whole images; set it to a ResNet or tiny."
+        )
+
+
+METHODS = {
+    "rotation": _rotation,
+    "jigsaw": _jigsaw,
+    "relative": _relative,
+    "inpainting": _inpainting,
+}
+"""Method name -> its builder."""

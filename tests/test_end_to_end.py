@@ -261,7 +261,7 @@ def test_every_config_builds_its_method():
                 build_method(config, parts(config, channels), facts)
             continue
         method = build_method(config, parts(config, channels), facts)
-        check_takes(config.method.name, method.takes, config.views.recipe, recipe)
+        check_takes(config.method.name, method, config.views.recipe, recipe)
 
 
 def test_the_papers_recipes():

@@ -28,7 +28,6 @@ from byol_jax.loop import Damage, Options
 from byol_jax.models.vit import SIZES, resized
 from byol_jax.optim import Optimizer
 from byol_jax.views.spec import EvalSpec, Recipe
-from byol_jax.views.tasks import TAKES
 
 
 class Experiment(NamedTuple):
@@ -127,8 +126,7 @@ def build(
         start = _pretrained(encoder, config.init_from)
     parts = Parts(start, _gather(where), mesh.placement(where))
     method = build_method(config, parts, facts)
-    takes = TAKES if method.task else method.takes
-    check_takes(config.method.name, takes, config.views.recipe, recipe)
+    check_takes(config.method.name, method, config.views.recipe, recipe)
     info = EncoderInfo(
         encoder=encoder.config,
         image_size=config.image_size,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from byol_jax.core import Method
 from byol_jax.data.facts import facts_of
 from byol_jax.views.recipes import RECIPES
 from byol_jax.views.spec import (
@@ -18,6 +19,7 @@ from byol_jax.views.spec import (
     Recipe,
     typed_override,
 )
+from byol_jax.views.tasks import TAKES
 
 
 def normalisation(config: ConfigDict, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -53,18 +55,19 @@ def build_views(config: ConfigDict, channels: int) -> tuple[Recipe, EvalSpec]:
     return recipe, EvalSpec(size, resize, mean, std, config.eval.antialias)
 
 
-def check_takes(method: str, takes: Mapping[str, int], name: str, recipe: Recipe) -> None:
-    """Refuse a recipe that does not make the views a method reads.
+def check_takes(name: str, method: Method, recipe_name: str, recipe: Recipe) -> None:
+    """Refuse a recipe that does not make the views that a method, or its task, reads.
 
     Args:
-      method: its name.
-      takes: number of views of each group that it reads.
-      name: of the recipe.
+      name: of the method.
+      method: its task, where it has one, makes the views that `method.takes` counts.
+      recipe_name: its name.
       recipe: the views of each group.
 
     Raises:
       ValueError: says what is made and what is read.
     """
+    takes = TAKES if method.task else method.takes
     made = {group: len(views) for group, views in recipe.items()}
     if made == dict(takes):
         return
@@ -78,6 +81,6 @@ def check_takes(method: str, takes: Mapping[str, int], name: str, recipe: Recipe
     elif "local" in takes:
         hint = "views.recipe=multi_crop makes multi_crop.count local views"
     raise ValueError(
-        f"method.name={method} takes {say(takes)} of each image, but views.recipe={name} makes "
-        f"{say(made)}; {hint}."
+        f"method.name={name} takes {say(takes)} of each image, but views.recipe={recipe_name} "
+        f"makes {say(made)}; {hint}."
     )

@@ -41,7 +41,6 @@ def supervised(
     """
     if len(lr_factors) > 1 and not frozen:
         raise ValueError(f"{len(lr_factors)} linear layers side by side need a frozen encoder.")
-    factors = jnp.asarray(lr_factors)
 
     def init(key: Array, batch: Batch) -> tuple[Tree, Tree]:
         encoder_key, head_key = jax.random.split(key)
@@ -76,7 +75,8 @@ def supervised(
         top1_L = jax.vmap(lambda x: masked_mean(x, mask))(hits_LB)
         metrics = {"train/loss": ce_L.mean(), "train/top1": 100 * top1_L.max()}
         extra = extra if frozen else {"stats": new_stats}
-        return (ce_L * factors.astype(ce_L.dtype)).sum(), Aux(extra, {"h": h}, metrics)
+        factors_L = jnp.asarray(lr_factors, ce_L.dtype)
+        return (ce_L * factors_L).sum(), Aux(extra, {"h": h}, metrics)
 
     def features(params: Tree, extra: Tree, images_NGHWC: Array) -> dict[str, Array]:
         out, _ = encoder.apply(*online_encoder(params, extra), images_NGHWC, False)

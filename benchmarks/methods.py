@@ -123,7 +123,7 @@ def judged(row: str, method: str, options: list[str], seed: str, cores: set[int]
                     check=True,
                     stdout=log,
                     stderr=log,
-                    preexec_fn=lambda: os.sched_setaffinity(0, cores),
+                    preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
                 )
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     found = json.loads(result.read_text())["rows"]
@@ -147,7 +147,9 @@ def cells(values: list[dict[str, float]]) -> str:
 def main(argv: list[str]) -> None:
     """The command line."""
     del argv
-    asked, cores = rows(), sorted(os.sched_getaffinity(0))
+    asked = rows()
+    # Where the system does not let a process choose its cores, all runs share all of them.
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     shares: queue.Queue[set[int]] = queue.Queue()
     for i in range(JOBS.value):
         shares.put(set(cores[i :: JOBS.value]) or set(cores))

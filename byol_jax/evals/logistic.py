@@ -123,7 +123,7 @@ def choose(
     Raises:
       NothingToJudge: the labelled rows are too few to hold some out.
 
-    Reference: Kornblith et al. 2019, section A.2; Grill et al. 2020, appendix E.
+    Reference: Kornblith et al. 2019; Grill et al. 2020.
     """
     known = np.flatnonzero(y >= 0)
     held = np.zeros(len(known), bool)

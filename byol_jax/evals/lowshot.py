@@ -56,7 +56,7 @@ def lowshot(
     Raises:
       NothingToJudge: no column can be judged.
 
-    Reference: Goyal et al. 2019, section 6.1 (facebookresearch/fair_self_supervision_benchmark).
+    Reference: Goyal et al. 2019.
     """
     from sklearn.linear_model import LogisticRegression  # 1.5 s that no other command needs
     from sklearn.svm import LinearSVC

@@ -30,7 +30,7 @@ def pooled(maps_NGHWC: Array, numbers: int) -> Array:
     Returns:
       [N, G, S * S * C], float32.
 
-    Reference: Zhang et al. 2016, section 3.2: about 9,000 numbers per layer.
+    Reference: Zhang et al. 2016: about 9,000 numbers per layer.
     """
     n, g, h, w, c = maps_NGHWC.shape
     side = max(1, round((numbers / c) ** 0.5))

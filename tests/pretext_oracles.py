@@ -52,10 +52,11 @@ def lies_in(tile, image, cell, grid, reach, normalise):
     """
     side = image.shape[0] // grid
     top, left = cell // grid * side, cell % grid * side
-    inside = image[top : top + side, left : left + side]
+    # In float64: the float32 mean of a tile of one colour is off by a good share of its deviation.
+    inside = image[top : top + side, left : left + side].astype(np.float64)
     windows = np.lib.stride_tricks.sliding_window_view(inside, tile.shape[:2], (0, 1))
     windows = own(windows) if normalise else windows  # [place, place, channel, S, S]
-    equal = np.abs(windows - np.moveaxis(tile, -1, 0)).max((3, 4)) < 5e-3
+    equal = np.abs(windows - np.moveaxis(tile, -1, 0)).max((3, 4)) < 1e-3
     here = [np.argwhere(equal[..., c]) for c in range(tile.shape[-1])]
     return all(len(places) for places in here) and any(
         all((np.abs(places - at).max(1) <= reach).any() for places in here[1:]) for at in here[0]

@@ -37,7 +37,7 @@ def classify(net: Network, classifier: Head, quiz: Quiz) -> Method:
       and task/top1, the share of right answers in percent. An online probe reads view 0.
       `pictures` shows the questions, and what the answers make of them.
     """
-    asked_QP = np.array(quiz.asked)
+    asked_QP = np.array(quiz.asked, np.int32)
     questions, parts = asked_QP.shape
 
     def init(key: Array, batch: Batch) -> tuple[Tree, Tree]:

@@ -16,7 +16,7 @@ from byol_jax.core import Batch
 from byol_jax.views.tasks import Quiz
 from byol_jax.views.tasks.tiles import cut, drop_channels, mosaic, project_colours
 
-CENTRE, AROUND = 4, np.array([0, 1, 2, 3, 5, 6, 7, 8])
+CENTRE, AROUND = 4, np.array([0, 1, 2, 3, 5, 6, 7, 8], np.int32)
 """Cells of a 3x3 grid, row by row; answer k is that the tile is of cell AROUND[k]."""
 
 

@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 # Python compiles what it imports when it does; to compile all that is installed takes a minute.
 PIP := --quiet --no-compile
 
+# Even where Python is told to keep no bytecode: compiled anew, 2 GB of libraries cost every start 5 s.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint clean
 
 # The environments are made once, and again when what they are made from changes. That of the tests

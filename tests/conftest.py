@@ -13,6 +13,11 @@ import fork_server
 if "triton" not in sys.modules:
     sys.modules["triton"] = None
 
+# One thread for the small products of PyTorch and NumPy: as many as there are cores, in each of
+# pytest's workers, spend most of the time waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # Before jax is imported anywhere: eight devices, so that every test can shard.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -38,11 +38,12 @@ from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
 PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
-# XLA compiles in less than half the time, to code that is hardly slower on small arrays. Newer
-# versions and libtpu do not know the second option, and end the process.
+# XLA compiles in less than half the time, to code that is hardly slower on small arrays, and in one
+# piece, since tests run on as many cores as there are. Newer versions do not know the last option,
+# libtpu knows the first alone, and they end the process.
 EIGHT = "--xla_force_host_platform_device_count=8"
 FOR_ALL = "--xla_backend_optimization_level=0"
-COMPILER = FOR_ALL
+COMPILER = f"{FOR_ALL} --xla_cpu_parallel_codegen_split_count=1"
 if version("jaxlib") < "0.11":
     COMPILER += " --xla_cpu_use_fusion_emitters=false"
 # A module that is executed as __main__ must not be imported before.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -147,9 +148,7 @@ def views_of(
 
     def augment(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         u = batch.pop("u")
-        made = _each_view(
-            recipe, u, lambda name, i, spec, u: host.augment(batch[name][:, i], spec, u)
-        )
+        made = _each_view(recipe, u, lambda name, i, spec, u: _augment(spec)(batch[name][:, i], u))
         return {**batch, **made}
 
     examples = examples.map(draw)
@@ -168,8 +167,10 @@ def views_of(
     read = _reader(source)
     dtype = tf.float32 if chunk else tf.uint8
 
+    cut_out = _decode_crops(tuple(recipe.items()), source.decoding, dtype)
+
     def decode_crops(example: dict[str, Tensor]) -> dict[str, Tensor]:
-        return decode.decode_crops(read(example), recipe, example["u"], source.decoding, dtype)
+        return cut_out(read(example), example["u"])
 
     blank = {
         name: tf.zeros([len(specs), specs[0].size, specs[0].size, source.channels], dtype)
@@ -180,6 +181,28 @@ def views_of(
     if not chunk:
         return crops
     return crops.batch(chunk, drop_remainder=True).map(augment, **_calls(threads))
+
+
+# A pipeline is built for every pass over the data; these parts of it are traced once.
+
+
+@functools.lru_cache(maxsize=256)
+def _augment(spec: ViewSpec) -> Callable[[Tensor, Tensor], Tensor]:
+    return tf.function(lambda images, u: host.augment(images, spec, u), autograph=False)
+
+
+@functools.lru_cache(maxsize=256)
+def _decode_crops(
+    recipe: tuple[tuple[str, tuple[ViewSpec, ...]], ...], how: Decoding, dtype: Any
+) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+    return tf.function(
+        lambda data, u: decode.decode_crops(data, dict(recipe), u, how, dtype), autograph=False
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _decode_eval(spec: EvalSpec, how: Decoding) -> Callable[[Tensor], Tensor]:
+    return tf.function(lambda data: decode.decode_eval(data, spec, how), autograph=False)
 
 
 def _each_view(
@@ -241,7 +264,7 @@ def eval_views_of(
     read = _reader(source)
 
     def view(example: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"views": decode.decode_eval(read(example), spec, source.decoding)}
+        return {"views": _decode_eval(spec, source.decoding)(read(example))}
 
     blank = {"views": tf.zeros([spec.size, spec.size, source.channels])}
     return _decoded(examples, view, blank, ("data",), safe)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,17 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._root, options=options, item_handlers=handlers)
 
     def _clear(self) -> None:
-        """Remove incomplete saves: Orbax renames a folder only when it is complete."""
-        for left in self._root.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(left, ignore_errors=True)
+        """Remove incomplete saves: Orbax renames a folder only when it is complete.
+
+        Of a save that failed, threads may go on writing for a moment, and make its folder again.
+        """
+        for _ in range(25):
+            left = [*self._root.glob("*.orbax-checkpoint-tmp*")]
+            if not left:
+                return
+            for folder in left:
+                shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(0.2)
 
     def _seal(self) -> None:
         """Write the manifest of a save: its folder is complete but still has a temporary name."""

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from byol_jax import optim
 from byol_jax.experiment.methods import Facts
 from byol_jax.models.resnet import DEPTHS
+from byol_jax.models.vit import SIZES
 from byol_jax.optim import Group, Optimizer, Rates, Schedule
 
 Common = dict[str, Any]  # arguments of all optimizers: weight_decay, exclude
@@ -158,10 +159,12 @@ def _layer_factor(config: ConfigDict) -> Callable[[str], float] | None:
     decay, name = config.optimizer.layer_decay, config.encoder.name
     if decay == 1:
         return None
+    if name in SIZES:
+        return optim.layer_decay(decay, *optim.vit_layers(config.vit.depth or SIZES[name][1]))
     if not name.startswith("resnet"):
         raise ValueError(
             f"optimizer.layer_decay is {decay}, but encoder.name {name!r} has no blocks to count "
-            "layers by; set it to 1.0 or use a ResNet."
+            "layers by; set it to 1.0 or use a ResNet or a transformer."
         )
     depth = int(name.removeprefix("resnet"))
     return optim.layer_decay(decay, *optim.resnet_layers(DEPTHS[depth][0]))

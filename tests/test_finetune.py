@@ -81,6 +81,22 @@ def test_layers_of_vit_base_are_maes(monkeypatch):
         rates_of(monkeypatch, {"encoder": {"blocks_2": np.ones(1)}}, vit__depth=2, **values)
 
 
+@pytest.mark.parametrize(("last", "tokens"), [(-1, True), (2, True), (1, False), (0, False)])
+def test_frozen_tokens_need_not_be_excluded(last, tokens):
+    """Fails if a recipe's `exclude` is refused in partial fine-tuning, or tokens are decayed."""
+    values = {"optimizer__exclude": ("bias", "cls_token", "pos_embed"), "vit__depth": 2}
+    config = config_of(encoder__name="vit_tiny", supervised__last=last, **values)
+    optimizer = build_optimizer(resolve(config), Facts(512, CLASSES, 20, 4))
+    params = {"encoder": {"blocks_1": {"kernel": np.ones(2)}}}
+    if tokens:
+        params["encoder"] |= {name: np.ones(2) for name in ("cls_token", "pos_embed")}
+    optimizer.init(params)
+    if tokens:
+        del params["encoder"]["cls_token"]
+        with pytest.raises(ValueError, match="'cls_token' of groups, exclude or hold matches no"):
+            optimizer.init(params)
+
+
 # --- the last blocks alone ------------------------------------------------------------------------
 
 

@@ -156,7 +156,7 @@ KEYS = {
     "optimizer.exclude": Key(("bias", "scale")),
     "optimizer.lr_factors": Key(()),
     "optimizer.lr_fixed": Key(()),
-    # Of lr, per layer from the top.
+    # Of lr, per layer from the top: the blocks of a ResNet or a transformer.
     "optimizer.layer_decay": Key(1.0, low=0, high=1, low_open=True),
     "optimizer.clip_norm": _from_0(0.0),  # of the whole gradient, at most; 0.0: any
     "optimizer.clip_tensor": _from_0(0.0),  # of each parameter's gradient, at most; 0.0: any
@@ -179,6 +179,8 @@ KEYS = {
     # linear: swept, at batch 1024. The papers' five, and larger ones, which cost nothing extra and
     # suit small features (those of an untrained encoder).
     "eval.lrs": _above_0((100.0, 30.0, 10.0, 3.0, 1.0, 0.4, 0.3, 0.2, 0.1, 0.05)),
+    # linear: batch norm without scale and bias before the classifier, as for MAE
+    "eval.linear_norm": Key(False),
     "eval.finetune_lrs": _above_0((0.4, 0.1, 0.03)),  # finetune: swept, at batch 1024
     # finetune: where the classifier is put, on the encoder or (SimCLR v2) on the first layer of the
     # projector, which is trained on.
@@ -290,7 +292,19 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "covariance": _from_0(1.0),
             **_STATISTICS,
         },
-        "supervised": {"bn_groups": _count(1)},
+        "supervised": {
+            "bn_groups": _count(1),
+            # Blocks of a transformer, or stages, that are trained from the last one down: 0: none,
+            # a linear probe; -1: everything.
+            "last": Key(-1, low=-1, high=2**31 - 1),
+            "norm": Key(False),  # batch norm without scale and bias before the classifier
+            "head_std": _from_0(0.0),  # of the classifier's first weights; 0.0: 1 / sqrt(width)
+            "mixup": _from_0(0.0),  # a of Beta(a, a); 0.0: none
+            "cutmix": _from_0(0.0),
+            "mix_prob": _share(1.0),  # of mixing a batch at all
+            "switch_prob": _share(0.5),  # of cutmix, where there are both
+            "smoothing": _below_1(0.0),  # of the labels
+        },
         "moco": {
             "hidden": _count(2048),
             "out": _count(128),

@@ -51,12 +51,13 @@ class Encoder(NamedTuple):
     """An image encoder as two pure functions.
 
     init(key, images_NGHWC) -> (params, stats)
-    apply(params, stats, images_NGHWC, train, key=None, groups=1) -> (Features, stats)
+    apply(params, stats, images_NGHWC, train, key=None, groups=1, frozen=0) -> (Features, stats)
 
     Axis 1 holds the views. In training each view is normalised by its own statistics over axis 0
     (the global batch); a reshape to G = 1 computes them jointly (`models.joint`). With `groups`
     above 1 they are computed over that many groups of contiguous rows (`models.grouped`). The
-    running statistics are updated once per view, in order.
+    running statistics are updated once per view, in order. The first `frozen` parts
+    (`models.partial`) are always in inference mode, and no gradient goes into them.
 
     dim: features D. channels: image channels C. config: a JSON-able description from which
     `models.make_encoder` builds the same encoder again; saved with every checkpoint and export.

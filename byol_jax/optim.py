@@ -28,6 +28,7 @@ from byol_jax.schedules import (
     layer_decay,
     resnet_layers,
     scale_learning_rate,
+    vit_layers,
     warmup_cosine,
     warmup_multistep,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "resnet_layers",
     "scale_learning_rate",
     "sgd",
+    "vit_layers",
     "warmup_cosine",
     "warmup_multistep",
     "weights_mask",

@@ -26,11 +26,12 @@ from byol_jax.events import read_events
 from byol_jax.untrusted import one_error
 
 
-def encoder_location(method: Method, params: Tree, extra: Tree) -> dict[str, str]:
+def encoder_location(method: Method, params: Tree, extra: Tree) -> dict[str, str | list[str]]:
     """Where in a checkpoint the online encoder is, found through the method itself.
 
     Returns:
-      {"params": "params/encoder/", "stats": ...}; "" for a part that has no arrays.
+      {"params": "params/encoder/", "stats": ...}; "" for a part that has no arrays, a list for one
+      that is in several places.
     """
 
     def names(prefix: str, tree: Tree) -> Tree:
@@ -40,14 +41,14 @@ def encoder_location(method: Method, params: Tree, extra: Tree) -> dict[str, str
         return jax.tree_util.tree_map_with_path(name, tree)
 
     found = method.encoder(names("params", params), names("extra", extra))
-    location = {}
+    location: dict[str, str | list[str]] = {}
     for part, tree in zip(("params", "stats"), found, strict=True):
         leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-        location[part] = ""
-        if leaves:
-            path, name = leaves[0]
-            own = jax.tree_util.keystr(path, simple=True, separator="/")
-            location[part] = name.removesuffix(own)
+        places = {
+            name.removesuffix(jax.tree_util.keystr(path, simple=True, separator="/"))
+            for path, name in leaves
+        }
+        location[part] = sorted(places) if len(places) > 1 else "".join(places)
     return location
 
 
@@ -184,7 +185,7 @@ def read_run(workdir: Path, *, from_head: bool = False) -> RunEncoder:
     encoder = build_encoder(info.encoder, where)
     with one_error(unreadable):
         places = (location["params"], location["stats"])
-        trees = [nested(saved.arrays(step, place)) if place else {} for place in places]
+        trees = [_arrays(saved, step, place) for place in places]
         head = [nested(saved.arrays(step, place)) for place in _PROJECTOR] if from_head else []
     saved.close()
     if encoder.config["dtype"] == "float64":
@@ -210,6 +211,15 @@ def read_export(folder: Path, config: ConfigDict) -> RunEncoder:
     encoder, params, stats, info = read_encoder(folder)
     info = dataclasses.replace(info, method=info.method or "encoder")
     return RunEncoder(config, encoder, params, stats, info, {})
+
+
+def _arrays(saved: Checkpoints, step: int, place: str | list[str]) -> Tree:
+    """The arrays of a checkpoint in a place, or in several; {} if there is none."""
+    places = [place] if isinstance(place, str) else place
+    found: dict[str, Any] = {}
+    for name in filter(None, places):
+        found |= nested(saved.arrays(step, name))
+    return found
 
 
 _PROJECTOR = ("params/projector/", "extra/stats/projector/")

@@ -139,3 +139,32 @@ def resnet_layers(blocks: Sequence[int]) -> tuple[Callable[[str], int], int]:
         return layers[name] if top == "encoder" else len(names) + 1
 
     return layer_of, len(names) + 1
+
+
+def vit_layers(depth: int) -> tuple[Callable[[str], int], int]:
+    """(layer_of, num_layers) of a ViT for `layer_decay`: patches and tokens 0, blocks, the rest.
+
+    Args:
+      depth: number of blocks. The network is under "encoder".
+
+    Raises:
+      ValueError: when the parameters are known, if there is a block beyond them.
+
+    Reference: Bao et al. 2022 (BEiT); facebookresearch/mae:util/lr_decay.py (get_layer_id_for_vit).
+    """
+    first = ("patch_embed", "cls_token", "reg_token", "pos_embed")
+
+    def layer_of(path: str) -> int:
+        top, name = (*path.split("/"), "")[:2]
+        if top != "encoder" or not name.startswith((*first, "blocks_")):
+            return depth + 1  # the last norm, and what is on the encoder
+        if name in first:
+            return 0
+        layer = int(name.removeprefix("blocks_")) + 1
+        if layer > depth:
+            raise ValueError(
+                f"{path} is not in a transformer of {depth} blocks; give its own depth."
+            )
+        return layer
+
+    return layer_of, depth + 1

@@ -70,4 +70,5 @@ def get_config(size: str = "base") -> ConfigDict:
     c.adamw.b1 = 0.9
     c.adamw.b2 = 0.95
     c.adamw.eps = 1e-8
+    c.eval.linear_norm = True
     return c

@@ -1,6 +1,7 @@
 """Literal tables of the recipes of SwAV and DINO, for test_configs.py."""
 
 _CROP = {"aspect": (3 / 4, 4 / 3), "flip": 0.5, "rotate": 0.0, "shift": 0.0, "sigma": (0.1, 2.0)}
+_CROP |= {"rand_layers": 0, "erase": 0.0}
 _JITTER = {"jitter": 0.8, "grey": 0.2, "brightness_scales": True}
 _STRONG = {
     **_CROP, **_JITTER, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2,

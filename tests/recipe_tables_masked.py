@@ -33,6 +33,7 @@ _METHOD = {
     "optimizer.weight_decay": 0.05,
     "optimizer.exclude": ["bias", "scale"],
     "adamw.b2": 0.95,
+    "eval.linear_norm": True,  # main_linprobe.py
 }
 # facebookresearch/mae:PRETRAIN.md, main_pretrain.py, models_mae.py.
 _MAE = {

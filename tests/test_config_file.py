@@ -187,7 +187,10 @@ SINCE = {
     "eval.svm_cs": [0.01, 0.1, 1.0, 10.0, 100.0],
     "optimizer.hold": [], "optimizer.hold_epochs": 0.0, "optimizer.hold_steps": 0,
     "lars.larc": False, "adamw.b2": 0.999, "adamw.eps": 1e-8, "data.bits": 0, "data.orient": False,
-    "resnet.sk_ratio": 0.0,
+    "resnet.sk_ratio": 0.0, "eval.linear_norm": False, "supervised.last": -1,
+    "supervised.norm": False, "supervised.head_std": 0.0, "supervised.mixup": 0.0,
+    "supervised.cutmix": 0.0, "supervised.mix_prob": 1.0, "supervised.switch_prob": 0.5,
+    "supervised.smoothing": 0.0,
 }  # fmt: skip
 GONE = {
     "encoder.": ("stem", "zero_init_last", "project_first", "space_to_depth"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import recipe_tables_clusters
+import recipe_tables_finetune
 import recipe_tables_instances
 import recipe_tables_masked
 import recipe_tables_pretext
@@ -24,6 +25,7 @@ FOLDER = Path(__file__).parents[1] / "configs"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
 CROP = {"area": (0.08, 1.0), "aspect": (3 / 4, 4 / 3), "flip": 0.5, "rotate": 0.0, "shift": 0.0}
+CROP |= {"rand_layers": 0, "erase": 0.0}
 
 # google-deepmind/deepmind-research:byol/configs/byol.py, utils/optimizers.py and utils/schedules.py
 # (Grill et al. 2020, appendix). README.md, "Note on batch normalization": the paper's networks were
@@ -162,6 +164,7 @@ TABLES |= recipe_tables_clusters.TABLES
 TABLES |= recipe_tables_instances.TABLES
 TABLES |= recipe_tables_masked.TABLES
 TABLES |= recipe_tables_pretext.TABLES
+TABLES |= recipe_tables_finetune.TABLES
 
 # byol/utils/augmentations.py (augment_config) and utils/dataset.py; taps: int(side / 10 / 2) each
 # side of the middle one.
@@ -230,6 +233,10 @@ VIEWS = recipe_tables_clusters.VIEWS | {
     "mocov3_imagenet_vits": _MOCOV3_VIT_VIEWS,
     "mae_imagenet_vitb:large": [MAE_VIEW],
     "mae_cifar10_vit": [{**MAE_VIEW, **CIFAR, "size": 32}],
+    "mae_finetune_imagenet_vitb:huge": [{**MAE_VIEW, **recipe_tables_finetune.VIEW}],
+    "mae_finetune_cifar10_cpu": [
+        {**MAE_VIEW, **CIFAR, "size": 32, **recipe_tables_finetune.SMALL_VIEW}
+    ],
     # Pretext tasks: a square of the image, of one size; grey puzzles.
     "rotation_cifar10_r18": [
         {**MAE_VIEW, **CIFAR, "size": 32, "area": (1.0, 1.0), "aspect": (1.0, 1.0), "shift": 0.125}
@@ -314,9 +321,12 @@ def test_a_recipe_has_its_papers_views(recipe):
     for group, expected in groups.items():
         found = [dataclasses.asdict(view) for view in views[group]]
         assert [{k: v[k] for k in e} for v, e in zip(found, expected, strict=True)] == expected
-        # All fields are in the table, but for those of a blur that is never done.
+        # All fields are in the table, but for those of an operation that is never done.
         for view, table in zip(found, expected, strict=True):
-            assert view.keys() - table.keys() <= (set() if view["blur"] else {"kernel"})
+            unused = set() if view["blur"] else {"kernel"}
+            unused |= set() if view["rand_layers"] else {"rand_level", "rand_std", "rand_prob"}
+            unused |= set() if view["erase"] else {"erase_area", "erase_aspect"}
+            assert view.keys() - table.keys() <= unused
     assert (spec.mean, spec.std) == (views["views"][0].mean, views["views"][0].std)
 
 
@@ -396,6 +406,7 @@ def test_every_config_file_is_allowed():
         "distill_imagenet_r50:0",
         "mae_imagenet_vitb:giant",
         "mae_cifar10_vit:0",
+        "mae_finetune_imagenet_vitb:giant",
         "mocov3_imagenet_vits:large",
         "jigsaw_imagenet_r50:701",
         "inpainting_imagenet_r50:corner",

@@ -109,7 +109,7 @@ def test_every_key_can_be_set(parse, tmp_path, key):
 NEW = {
     name: (0.25, 0.75) if isinstance(default, tuple) else 5 if name == "kernel" else 0.125
     for name, default in OVERRIDES.items()
-} | {"brightness_scales": True}
+} | {"brightness_scales": True, "rand_layers": 2}
 
 
 @pytest.mark.parametrize("name", NEW)

@@ -69,7 +69,9 @@ def test_draws_have_fixed_positions():
         ("area", 0), ("aspect", 1), ("top", 2), ("left", 3), ("flip", 4), ("jitter", 5),
         ("order", 6), ("brightness", 7), ("contrast", 8), ("saturation", 9), ("hue", 10),
         ("grey", 11), ("blur", 12), ("sigma", 13), ("solarize", 14), ("rotate", 15),
-        ("shift_y", 16), ("shift_x", 17),
+        ("shift_y", 16), ("shift_x", 17), ("op_1", 18), ("level_1", 19), ("sign_1", 20),
+        ("op_2", 21), ("level_2", 22), ("sign_2", 23), ("erase", 24), ("erase_area", 25),
+        ("erase_aspect", 26), ("erase_top", 27), ("erase_left", 28), ("noise", 29),
     ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from conftest import compiled, first_devices
 from scipy.stats import ks_2samp
-from test_views_host import PLAIN, np_affine, np_augment, np_resize, photo
+from test_views_host import FIRST, PLAIN, np_affine, np_augment, np_resize, photo
 
 from byol_jax.mesh import put_batch, replicated
 from byol_jax.views import device, host
@@ -36,7 +36,7 @@ def run(function, *arrays):
 def draws(n=1):
     """Random numbers of n views; the unused ones are NaN, so that a use of them shows."""
     u = np.full((n, UNIFORMS), np.nan, np.float32)
-    u[:, : len(U)] = RNG.random((n, len(U)), np.float32)
+    u[:, :FIRST] = RNG.random((n, FIRST), np.float32)
     return u
 
 

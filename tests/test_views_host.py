@@ -11,6 +11,7 @@ from byol_jax.views import host, recipes, spec
 from byol_jax.views.spec import ORDERS, UNIFORMS, EvalSpec, U, ViewSpec
 
 RNG = np.random.default_rng(0)
+FIRST = U["op_1"]  # number of draws before those of test_randaugment.py
 PLAIN = dict.fromkeys(
     ("flip", "jitter", "brightness", "contrast", "saturation", "hue", "grey"), 0.0
 ) | {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -26,7 +27,7 @@ def photo(height, width):
 def draws(n=1, **fixed):
     """Random numbers of n views; the unused ones are NaN, so that a use of them shows."""
     u = np.full((n, UNIFORMS), np.nan, np.float32)
-    u[:, : len(U)] = RNG.random((n, len(U)), np.float32)
+    u[:, :FIRST] = RNG.random((n, FIRST), np.float32)
     for name, value in fixed.items():
         u[:, U[name]] = value
     return u

@@ -19,7 +19,7 @@ from byol_jax.evals.features import NothingToJudge, extract, topk_accuracy
 from byol_jax.faults import Damage
 from byol_jax.log import say
 from byol_jax.loop import Hooks, Options, Program, fit
-from byol_jax.methods.supervised import supervised
+from byol_jax.methods.supervised import linear_layer, supervised
 from byol_jax.optim import sgd, warmup_cosine
 from byol_jax.train_step import init_state, jit_step, make_train_step
 
@@ -61,6 +61,7 @@ class Protocol:
     """How a classifier is trained: SGD with Nesterov momentum 0.9, cosine to 0, no decay.
 
     lrs: at batch 1024, scaled linearly. frozen: linear protocol; otherwise the encoder is trained.
+    norm: a batch norm without scale and bias before the classifier, as for MAE's linear probe.
     """
 
     lrs: tuple[float, ...]
@@ -68,6 +69,7 @@ class Protocol:
     batch_size: int
     frozen: bool
     seed: int = 0
+    norm: bool = False
 
 
 def _train(
@@ -91,6 +93,7 @@ def _train(
         classes,
         frozen=protocol.frozen,
         lr_factors=tuple(lr / base for lr in lrs),
+        norm=protocol.norm,
     )
     schedule = warmup_cosine(base * batch_size / 1024, 0, steps)
     optimizer = sgd(schedule, nesterov=True)
@@ -114,8 +117,8 @@ def _train(
     if not learned.any():
         raise NothingToJudge("No training image has a label that is known and can be read.")
     if keep is not None:
-        linear_layer = {k: x[0] for k, x in state.params["head"].items()}
-        keep(*method.encoder(state.params, state.extra), linear_layer)
+        trained = linear_layer(state.params, state.extra)
+        keep(*method.encoder(state.params, state.extra), trained)
 
     def score(part: Part) -> tuple[np.ndarray, np.ndarray]:
         @jax.jit

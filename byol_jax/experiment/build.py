@@ -25,6 +25,7 @@ from byol_jax.experiment.methods import Facts, Parts, build_encoder, build_metho
 from byol_jax.experiment.optimizers import build_optimizer
 from byol_jax.experiment.views import build_views, check_takes
 from byol_jax.loop import Damage, Options
+from byol_jax.models.patches import sincos
 from byol_jax.models.vit import SIZES, resized
 from byol_jax.optim import Optimizer
 from byol_jax.views.spec import EvalSpec, Recipe
@@ -108,6 +109,7 @@ def build(
       ValueError: anything about config or data that would fail later, with a clear message.
     """
     config = resolve(config)
+    _check_start(config)
     if config.encoder.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     where = mesh.make_mesh(devices, config.mesh.fsdp)
@@ -143,6 +145,16 @@ def build(
     )
     batch_shapes(e)  # a task that does not fit the images is refused here
     return e
+
+
+def _check_start(config: ConfigDict) -> None:
+    """Refuse to freeze what nothing has trained."""
+    if config.method.name == "supervised" and config.supervised.last >= 0 and not config.init_from:
+        raise ValueError(
+            f"supervised.last is {config.supervised.last}, but init_from is empty: the rest of the "
+            "encoder would stay as it was drawn. Give the export to start from, or set "
+            "supervised.last=-1."
+        )
 
 
 def _gather(where: Mesh) -> Callable[[Any], Any]:
@@ -192,7 +204,9 @@ def _pretrained(encoder: Encoder, path: str) -> Encoder:
     transformer = encoder.config["name"] in SIZES
     for key in (*_OF_ARRAYS, *(_OF_VIT if transformer else _OF_CONV)):
         ours, theirs = encoder.config[key], given.config.get(key)
-        if ours != theirs:
+        # Fixed positions are trained on, as in MAE's fine-tuning.
+        from_fixed = (key, theirs, ours) == ("positions", "sincos", "learned")
+        if ours != theirs and not from_fixed:
             group = "vit" if key in _OF_VIT else "encoder"
             raise ValueError(
                 f"init_from={path} has {group}.{key} {theirs!r}, the config {ours!r}; make them "
@@ -206,6 +220,9 @@ def _pretrained(encoder: Encoder, path: str) -> Encoder:
                 f"init_from={path} has vit.layer_scale {factors[0]}, the config {factors[1]}; both "
                 "or neither must be 0.0."
             )
+        if encoder.config["positions"] == "learned" and "pos_embed" not in params:
+            side = given.config["image_size"] // given.config["patch"]
+            params = {**params, "pos_embed": sincos(given.dim, (side, side))}
         params = resized(params, *(c["image_size"] // c["patch"] for c in configs))
     image = jax.ShapeDtypeStruct((1, 1, 64, 64, encoder.channels), np.float32)
     like = jax.eval_shape(encoder.init, jax.random.key(0), image)

@@ -157,7 +157,8 @@ def view_renderer(
       rows: number of rows of the batch to render.
 
     Returns:
-      batch -> the views [rows, V, S, S, C] of its first rows, as the first step will make them.
+      batch -> the views [rows, V, S, S, C] of its first rows, as the first step will make them; but
+      a task that mixes images mixes these with each other.
     """
     views_key, _ = step_keys(key, 0)
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from byol_jax import optim
 from byol_jax.experiment.methods import Facts
 from byol_jax.models.resnet import DEPTHS
+from byol_jax.models.vit import SIZES, TOKENS
 from byol_jax.optim import Group, Optimizer, Rates, Schedule
 
 Common = dict[str, Any]  # arguments of all optimizers: weight_decay, exclude
@@ -60,7 +61,7 @@ def build_optimizer(config: ConfigDict, facts: Facts) -> Optimizer:
     """
     o = config.optimizer
     base = optim.scale_learning_rate(o.lr, config.batch_size, o.lr_scaling)
-    common = {"weight_decay": _decay(o, facts), "exclude": _names("exclude", o.exclude)}
+    common = {"weight_decay": _decay(o, facts), "exclude": _excluded(config)}
     rates = Rates(_schedule(o, base, facts), _groups(o, base), _layer_factor(config))
     optimizer = OPTIMIZERS[o.name](config[o.name], rates, common)
     names, steps = _held(o, facts)
@@ -114,6 +115,20 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
     return names
 
 
+def _excluded(config: ConfigDict) -> tuple[str, ...]:
+    """`optimizer.exclude`, without tokens and positions where these are not trained."""
+    names, encoder = _names("exclude", config.optimizer.exclude), config.encoder.name
+    if config.method.name != "supervised" or encoder not in SIZES:
+        return names
+    last, blocks = config.supervised.last, _blocks(config)
+    return tuple(n for n in names if last in (-1, blocks) or n not in (*TOKENS, "pos_embed"))
+
+
+def _blocks(config: ConfigDict) -> int:
+    """Of a transformer."""
+    return config.vit.depth or SIZES[config.encoder.name][1]
+
+
 def _held(o: ConfigDict, facts: Facts) -> tuple[tuple[str, ...], int]:
     """The parameters left as they are at first, and for how many steps.
 
@@ -158,10 +173,12 @@ def _layer_factor(config: ConfigDict) -> Callable[[str], float] | None:
     decay, name = config.optimizer.layer_decay, config.encoder.name
     if decay == 1:
         return None
+    if name in SIZES:
+        return optim.layer_decay(decay, *optim.vit_layers(_blocks(config)))
     if not name.startswith("resnet"):
         raise ValueError(
             f"optimizer.layer_decay is {decay}, but encoder.name {name!r} has no blocks to count "
-            "layers by; set it to 1.0 or use a ResNet."
+            "layers by; set it to 1.0 or use a ResNet or a transformer."
         )
     depth = int(name.removeprefix("resnet"))
     return optim.layer_decay(decay, *optim.resnet_layers(DEPTHS[depth][0]))

@@ -35,7 +35,8 @@ def _hold_out(source: Source, share: float, seed: int, keys: str) -> tuple[Sourc
 def _run_supervised(run: RunEncoder, data: EvalData, train: Source, frozen: bool) -> dict[str, Any]:
     c = run.config.eval
     lrs = c.lrs if frozen else c.finetune_lrs
-    protocol = Protocol(tuple(lrs), c.epochs, c.train_batch, frozen, run.config.seed)
+    norm = frozen and c.linear_norm
+    protocol = Protocol(tuple(lrs), c.epochs, c.train_batch, frozen, run.config.seed, norm)
     few = "eval.validation" if frozen else "eval.label_fraction or eval.validation"
     rest, held = _hold_out(train, c.validation, run.config.seed, few)
     parts = Parts(*(data.part(s) for s in (train, rest, held, data.test)))
@@ -99,7 +100,7 @@ _TRAINED = (
 _REGRESSION = ("eval.train_examples", "eval.penalties", "eval.validation")
 READS: dict[str, tuple[str, ...]] = {
     "knn": ("eval.train_examples", "eval.knn_k", "eval.knn_temperature"),
-    "linear": ("eval.lrs", *_TRAINED),
+    "linear": ("eval.lrs", "eval.linear_norm", *_TRAINED),
     "finetune": ("eval.finetune_lrs", "eval.finetune_from", "eval.label_fraction", *_TRAINED),
     "fewshot": ("eval.train_examples", "eval.shots", "eval.draws", "eval.fewshot_c"),
     "transfer": _REGRESSION,

@@ -1,6 +1,6 @@
 """Losses as pure functions of embeddings, each with its equation; masked rows never count."""
 
-from byol_jax.losses.classification import cross_entropy, distillation
+from byol_jax.losses.classification import cross_entropy, distillation, soft_cross_entropy
 from byol_jax.losses.clusters import code_prediction, sinkhorn
 from byol_jax.losses.collapse import feature_std_and_rank
 from byol_jax.losses.contrastive import (
@@ -45,6 +45,7 @@ __all__ = [
     "regression_of_all",
     "regression_with_negatives",
     "sinkhorn",
+    "soft_cross_entropy",
     "supervised_contrastive",
     "symmetric_info_nce",
     "vicreg",

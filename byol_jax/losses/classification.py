@@ -31,3 +31,8 @@ def distillation(student_BK: Array, teacher_BK: Array, temperature: float) -> Ar
     """
     target_BK = jax.nn.softmax(teacher_BK / temperature)
     return -(target_BK * jax.nn.log_softmax(student_BK / temperature)).sum(-1)
+
+
+def soft_cross_entropy(logits_BK: Array, target_BK: Array) -> Array:
+    """Softmax cross-entropy [B] with probabilities as targets; rows of zeros give 0."""
+    return -(target_BK * jax.nn.log_softmax(logits_BK)).sum(-1)

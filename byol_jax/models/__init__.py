@@ -184,6 +184,7 @@ def _wrap(
         train: bool,
         key: Array | None = None,
         groups: int = 1,
+        frozen: int = 0,
     ) -> tuple[Features, Any]:
         n, g, *rest = images_NGHWC.shape
         if rest[-1] != channels:
@@ -198,6 +199,7 @@ def _wrap(
             key,
             Groups(g, groups),
             train,
+            *((frozen,) if frozen else ()),
             mutable=["batch_stats"] if train else [],
         )
         # The mean is computed in at least float32: 49 bfloat16 terms lose two digits.

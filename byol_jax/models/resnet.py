@@ -99,18 +99,20 @@ class ResNet(nn.Module):
     sk_ratio: float = 0.0  # above 0: selective kernels, ResNet-D's stem and shortcuts
 
     @nn.compact
-    def __call__(self, x: Array, key: Array | None, groups: Groups, train: bool) -> list[Array]:
-        """Map images [N * G, H, W, C] to the maps of the four stages."""
+    def __call__(
+        self, x: Array, key: Array | None, groups: Groups, train: bool, frozen: int = 0
+    ) -> list[Array]:
+        """Map images [N * G, H, W, C] to the maps of the four stages; see `core.Encoder`."""
         blocks, bottleneck = DEPTHS[self.depth]
         base = round(64 * self.width)
-        spec = self.spec
+        spec, of_stem = self.spec, train and not frozen
         imagenet = self.stem == "imagenet"
         if self.space_to_depth:
             x = BlockConv(base, spec.padding, spec.dtype, spec.param_dtype, name="conv1")(x)
         elif self.sk_ratio and imagenet:
             for i, stride in ((1, 2), (2, 1)):
                 x = spec.conv(base // 2, 3, stride, f"stem_conv{i}")(x)
-                x = nn.relu(spec.norm(f"stem_bn{i}")(x, groups, train))
+                x = nn.relu(spec.norm(f"stem_bn{i}")(x, groups, of_stem))
             x = spec.conv(base, 3, 1, "conv1")(x)
         else:
             x = spec.conv(base, 7 if imagenet else 3, 2 if imagenet else 1, "conv1")(x)
@@ -118,11 +120,13 @@ class ResNet(nn.Module):
         same = spec.padding == "same" or self.sk_ratio > 0
         pad = "SAME" if same else ((1, 1), (1, 1))
         pool = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=pad)
-        x = nn.relu(spec.norm("bn1")(x, groups, train, pool if imagenet else None))
+        x = nn.relu(spec.norm("bn1")(x, groups, of_stem, pool if imagenet else None))
         # Rematerialise whole blocks: only their inputs are kept for the backward pass.
         block_cls = nn.remat(Block, static_argnums=(3, 4)) if self.remat else Block
         maps, done = [], 0
         for stage, count in enumerate(blocks):
+            if frozen == stage + 1:
+                x = jax.lax.stop_gradient(x)
             for i in range(count):
                 first = i == 0
                 x = block_cls(
@@ -135,7 +139,12 @@ class ResNet(nn.Module):
                     drop_path=self.drop_path * done / max(sum(blocks) - 1, 1),
                     sk_ratio=self.sk_ratio,
                     name=f"layer{stage + 1}_{i}",
-                )(x, None if key is None else jax.random.fold_in(key, done), groups, train)
+                )(
+                    x,
+                    None if key is None else jax.random.fold_in(key, done),
+                    groups,
+                    train and stage + 1 >= frozen,
+                )
                 done += 1
             maps.append(x)
         return maps
@@ -148,15 +157,20 @@ class Tiny(nn.Module):
     spec: ConvSpec
 
     @nn.compact
-    def __call__(self, x: Array, key: Array | None, groups: Groups, train: bool) -> list[Array]:
-        """Map images [N * G, H, W, C] to the maps of the three stages."""
+    def __call__(
+        self, x: Array, key: Array | None, groups: Groups, train: bool, frozen: int = 0
+    ) -> list[Array]:
+        """Map images [N * G, H, W, C] to the maps of the three stages; see `core.Encoder`."""
         del key
         maps = []
         for stage, features in enumerate((32, 64, 128)):
+            if frozen == stage + 1:
+                x = jax.lax.stop_gradient(x)
             for i in (0, 1):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"stage{stage + 1}_{i}"
                 x = self.spec.conv(round(features * self.width), 3, stride, f"{name}_conv")(x)
-                x = nn.relu(self.spec.norm(f"{name}_bn")(x, groups, train))
+                trained = train and stage + 1 >= frozen
+                x = nn.relu(self.spec.norm(f"{name}_bn")(x, groups, trained))
             maps.append(x)
         return maps

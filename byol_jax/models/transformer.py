@@ -63,7 +63,12 @@ class Blocks:
         return {f"blocks_{i}": block() for i in range(self.depth)}
 
     def apply(
-        self, params: Tree, x_NTD: Array, train: bool = False, key: Array | None = None
+        self,
+        params: Tree,
+        x_NTD: Array,
+        train: bool = False,
+        key: Array | None = None,
+        frozen: int = 0,
     ) -> list[Array]:
         """The tokens after each block.
 
@@ -72,6 +77,7 @@ class Blocks:
           x_NTD: tokens.
           train: whether branches are dropped.
           key: for that; needed if any are.
+          frozen: how many of the first blocks drop no branch and get no gradient.
 
         Raises:
           ValueError: it is needed, and missing.
@@ -99,8 +105,10 @@ class Blocks:
         step = jax.checkpoint(run, static_argnums=3) if self.remat else run
         found = []
         for i in range(self.depth):
+            if 0 < i == frozen:
+                x_NTD = jax.lax.stop_gradient(x_NTD)
             keys = None if key is None else jax.random.split(jax.random.fold_in(key, i))
-            rate = self.drop_path * i / max(self.depth - 1, 1)
+            rate = self.drop_path * i / max(self.depth - 1, 1) if i >= frozen else 0.0
             x_NTD = step(params[f"blocks_{i}"], x_NTD, keys, rate)
             found.append(x_NTD)
         return found

@@ -174,12 +174,16 @@ class _Network:
         train: bool,
         key: Array | None = None,
         groups: int = 1,
+        frozen: int = 0,
     ) -> tuple[Features, Tree]:
         """See `Encoder`."""
         del groups  # there is no batch norm
         n, g, *rest = images_NGHWC.shape
         images = images_NGHWC.reshape(n * g, *rest)
-        found = self.blocks.apply(params, self._embedded(params, images, None, None), train, key)
+        x_NTD = self._embedded(params, images, None, None)
+        if frozen:  # part 0; the blocks are the next ones
+            x_NTD = jax.lax.stop_gradient(x_NTD)
+        found = self.blocks.apply(params, x_NTD, train, key, max(frozen - 1, 0))
         shape = (n, g, *grid_of(images, self.patch), self.blocks.dim)
         taken = [math.ceil((i + 1) * len(found) / self.maps) - 1 for i in range(self.maps)]
         maps_NGhwD = tuple(found[i][:, self.prefix :].reshape(shape) for i in taken)

@@ -23,6 +23,8 @@ import numpy as np
 from jax import Array
 
 from byol_jax.core import Batch
+from byol_jax.views.device_erasing import erase
+from byol_jax.views.device_randaugment import randaugment
 from byol_jax.views.spec import (
     GREY,
     ORDERS,
@@ -159,7 +161,7 @@ def crop_batch(images_NHWC: Array, spec: ViewSpec, u_NU: Array) -> Array:
 
 
 def augment(images_NHWC: Array, spec: ViewSpec, u_NU: Array) -> Array:
-    """Everything but the crop: flip, colours, blur, solarize, normalise.
+    """Everything but the crop: flip, RandAugment, colours, blur, solarize, normalise, erase.
 
     Args:
       images_NHWC: float in 0..1.
@@ -176,6 +178,8 @@ def augment(images_NHWC: Array, spec: ViewSpec, u_NU: Array) -> Array:
     x = [images_NHWC[..., c] for c in range(images_NHWC.shape[-1])]
     if spec.flip:
         x = [jnp.where(drawn("flip", spec.flip), p[..., ::-1], p) for p in x]
+    if spec.rand_layers:
+        x = randaugment(x, spec, u_NU)
     if spec.jitter:
         x = _jitter(x, spec, u_NU)
     if spec.grey:
@@ -186,7 +190,9 @@ def augment(images_NHWC: Array, spec: ViewSpec, u_NU: Array) -> Array:
         x = [_blur(p, band) for p in x]
     if spec.solarize:
         x = [jnp.where(drawn("solarize", spec.solarize), jnp.minimum(p, 1 - p), p) for p in x]
-    return jnp.stack([(p - m) / s for p, m, s in zip(x, spec.mean, spec.std, strict=True)], axis=-1)
+    x = [(p - m) / s for p, m, s in zip(x, spec.mean, spec.std, strict=True)]
+    made = jnp.stack(x, axis=-1)
+    return erase(made, spec, u_NU) if spec.erase else made
 
 
 def _range(u: Array, low: float, high: float) -> Array:

@@ -14,9 +14,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from byol_jax.views.host_erasing import erase
+from byol_jax.views.host_randaugment import randaugment
+from byol_jax.views.host_rows import Tensor, of_rows, sometimes
 from byol_jax.views.spec import GREY, ORDERS, UNIFORMS, EvalSpec, U, ViewSpec
 
-Tensor = Any  # tf.Tensor; TensorFlow ships no usable types
 Window = tuple[Tensor, Tensor, Tensor, Tensor]
 
 # Before any operation runs, because TensorFlow takes all memory of every GPU it sees. If other code
@@ -161,7 +163,7 @@ def crop_affine(images: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
 
 
 def augment(images: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
-    """Everything but the crop: flip, colours, blur, solarize, normalise.
+    """Everything but the crop: flip, RandAugment, colours, blur, solarize, normalise, erase.
 
     Args:
       images: float32 [N, H, W, C] in 0..1, with N and C known when tracing.
@@ -172,16 +174,19 @@ def augment(images: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
       float32 [N, H, W, C], normalised.
     """
     x = tf.transpose(images, [0, 3, 1, 2])
-    x = _sometimes(spec.flip, u[:, U["flip"]], lambda x: tf.reverse(x, [3]), x)
+    x = sometimes(spec.flip, u[:, U["flip"]], lambda x: tf.reverse(x, [3]), x)
+    if spec.rand_layers:
+        x = randaugment(x, spec, u)
     if spec.jitter:
         x = _jitter(x, spec, u)
-    x = _sometimes(spec.grey, u[:, U["grey"]], _grey, x)
+    x = sometimes(spec.grey, u[:, U["grey"]], _grey, x)
     if spec.blur:
         sigma = _range(u[:, U["sigma"]], *spec.sigma)
-        x = _sometimes(spec.blur, u[:, U["blur"]], lambda x, s: _blur(x, s, spec.kernel), x, sigma)
+        x = sometimes(spec.blur, u[:, U["blur"]], lambda x, s: _blur(x, s, spec.kernel), x, sigma)
     # For x in 0..1, the smaller of x and 1 - x equals "x < 0.5 ? x : 1 - x".
-    x = _sometimes(spec.solarize, u[:, U["solarize"]], lambda x: tf.minimum(x, 1.0 - x), x)
-    return tf.transpose(_normalise(x, spec.mean, spec.std, [-1, 1, 1]), [0, 2, 3, 1])
+    x = sometimes(spec.solarize, u[:, U["solarize"]], lambda x: tf.minimum(x, 1.0 - x), x)
+    x = tf.transpose(_normalise(x, spec.mean, spec.std, [-1, 1, 1]), [0, 2, 3, 1])
+    return erase(x, spec, u)
 
 
 def eval_window(spec: EvalSpec, height: Tensor, width: Tensor) -> Window:
@@ -285,23 +290,6 @@ def _keys(start: Tensor, length: Tensor, full: int, size: int) -> Tensor:
     return weights / tf.reduce_sum(weights, axis=2, keepdims=True)
 
 
-def _apply(rows: Tensor, op: Callable[..., Tensor], x: Tensor, *amounts: Tensor) -> Tensor:
-    """Apply `op` to the rows [N] that are true, computing it only for them."""
-    if x.shape[0] == 1:
-        return tf.cond(rows[0], lambda: op(x, *amounts), lambda: x)
-    at = tf.where(rows)
-    changed = op(*(tf.gather(v, at[:, 0]) for v in (x, *amounts)))
-    return tf.tensor_scatter_nd_update(x, at, changed)
-
-
-def _sometimes(
-    probability: float, u: Tensor, op: Callable[..., Tensor], x: Tensor, *amounts: Tensor
-) -> Tensor:
-    if probability == 0:
-        return x
-    return op(x, *amounts) if probability == 1 else _apply(u < probability, op, x, *amounts)
-
-
 def _jitter(x: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue in the order drawn for each row."""
     named: Sequence[tuple[str, Callable[..., Tensor], float]] = (
@@ -320,7 +308,7 @@ def _jitter(x: Tensor, spec: ViewSpec, u: Tensor) -> Tensor:
     drawn = tf.where(u[:, U["jitter"], None] < spec.jitter, drawn, -1)
     for slot in range(len(present)):
         for k in present:
-            x = _apply(drawn[:, slot] == k, named[k][1], x, amounts[k])
+            x = of_rows(drawn[:, slot] == k, named[k][1], x, amounts[k])
     return x
 
 

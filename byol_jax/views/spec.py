@@ -22,13 +22,21 @@ DIGITS_MEAN, DIGITS_STD = (0.305,), (0.376,)
 DRAWS = (
     "area", "aspect", "top", "left", "flip", "jitter", "order", "brightness", "contrast",
     "saturation", "hue", "grey", "blur", "sigma", "solarize", "rotate", "shift_y", "shift_x",
+    "op_1", "level_1", "sign_1", "op_2", "level_2", "sign_2",
+    "erase", "erase_area", "erase_aspect", "erase_top", "erase_left", "noise",
 )  # fmt: skip
 U = {name: i for i, name in enumerate(DRAWS)}
 
 UNIFORMS = 32
 """Random numbers per view. Some are unused: an augmentation added later uses one of those, so that
-the numbers of the existing augmentations, and hence old runs, do not change."""
+the numbers of the existing augmentations, and hence old runs, do not change. One that needs many
+numbers makes them from a single draw, as the noise of random erasing is (`MIX`)."""
 assert len(DRAWS) <= UNIFORMS
+
+# Shifts and factors of the rounds of a hash h of 32-bit numbers, x = (x ^ x >> shift) * factor,
+# ended by x ^ x >> 16. Noise is made of it: number i of a view is h(h(s) ^ h(i)), s being a draw's
+# 24 bits; its upper 23 bits, plus 1/2, over 2^23, are uniform: the quantile of a normal number.
+MIX = ((16, 0x7FEB352D), (15, 0x846CA68B))
 
 # The 24 orders of the four jitter operations; a draw u selects ORDERS[floor(24 u)].
 # 0 brightness, 1 contrast, 2 saturation, 3 hue.
@@ -64,9 +72,13 @@ class ViewSpec:
     and x = w ((j + 0.5) / size - 0.5), reads the image at
         row    = top  + h / 2 + d_y H + sin(t) x + cos(t) y - 0.5
         column = left + w / 2 + d_x W + cos(t) x - sin(t) y - 0.5.
-    Then flip (left to right), colour jitter (brightness, contrast, saturation and hue in random
-    order, each clipped to [0, 1]), grey, blur, solarize (x < 0.5 ? x : 1 - x), and finally
-    (x - mean) / std. A draw u from a range is low + (high - low) u, from a half width s it is
+    Then flip (left to right), `rand_layers` operations of RandAugment (`randaugment.py`: 0 to 2),
+    colour jitter (brightness, contrast, saturation and hue in random
+    order, each clipped to [0, 1]), grey, blur, solarize (x < 0.5 ? x : 1 - x), and
+    (x - mean) / std. Finally, with probability `erase`, a rectangle is replaced by normal noise:
+    of the share U(erase_area) of the image and an aspect ratio (height / width) log-uniform in
+    `erase_aspect`, its sides rounded and at most one pixel shorter than the image's, its position
+    uniform. A draw u from a range is low + (high - low) u, from a half width s it is
     s (2 u - 1), and for a probability p it is "u < p".
 
     size: side in px. area, aspect, sigma (px): (low, high). flip, jitter, grey, blur, solarize:
@@ -75,6 +87,13 @@ class ViewSpec:
     about the mean of each channel; saturation (times 1 +- s) and hue (plus h turns) act in HSV.
     kernel: taps of the blur, odd; zeros beyond the border, as in the originals.
     rotate: half width in degrees. shift: half width as a fraction of the side.
+    rand_level, rand_std: mean and standard deviation of the level of an operation of RandAugment,
+    which is clipped to 0..10. rand_prob: probability of each; a draw u does operation
+    floor(15 u / p), and none from 15 on.
+
+    Reference: timm:data/transforms_factory.py (transforms_imagenet_train) for the order of
+    RandAugment and erasing, data/random_erasing.py (mode "pixel"). NOTE: timm draws a rectangle
+    that does not fit again, up to ten times; here its side is cut, which concerns 1 of 200.
     """
 
     size: int
@@ -94,18 +113,30 @@ class ViewSpec:
     solarize: float = 0.0
     rotate: float = 0.0
     shift: float = 0.0
+    rand_layers: int = 0
+    rand_level: float = 9.0
+    rand_std: float = 0.5
+    rand_prob: float = 0.5
+    erase: float = 0.0
+    erase_area: tuple[float, float] = (0.02, 1 / 3)
+    erase_aspect: tuple[float, float] = (0.3, 1 / 0.3)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
         _check_common(self)
-        for name in ("area", "aspect", "sigma"):
+        for name in ("area", "aspect", "sigma", "erase_area", "erase_aspect"):
             pair = getattr(self, name)
             if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
                 _refuse(self, name, "(low, high) with 0 < low <= high")
-        if self.area[1] > 1:
-            _refuse(self, "area", "fractions of the image, at most 1.0")
-        for name in ("flip", "jitter", "grey", "blur", "solarize"):
+        for name in ("area", "erase_area"):
+            if getattr(self, name)[1] > 1:
+                _refuse(self, name, "fractions of the image, at most 1.0")
+        if self.rand_layers not in (0, 1, 2):
+            _refuse(self, "rand_layers", "0, 1 or 2 operations")
+        if not 0 < self.rand_prob <= 1:
+            _refuse(self, "rand_prob", "a probability above 0.0, to 1.0; for none, rand_layers 0")
+        for name in ("flip", "jitter", "grey", "blur", "solarize", "erase"):
             if not 0 <= getattr(self, name) <= 1:
                 _refuse(self, name, "a probability, 0.0 to 1.0")
         for name, most in _MOST.items():
@@ -248,6 +279,8 @@ _MOST = {
     "hue": 0.5,
     "rotate": 180.0,
     "shift": 1.0,
+    "rand_level": 10.0,
+    "rand_std": 10.0,
 }
 
 

@@ -15,20 +15,13 @@ from byol_jax.experiment.methods import (
     predictive,
     pretext,
     redundancy,
+    supervised,
 )
 from byol_jax.experiment.methods.parts import Facts, Parts, build_encoder
 from byol_jax.methods.probe import with_probe
-from byol_jax.methods.supervised import supervised
 from byol_jax.models import heads
 
 __all__ = ["METHODS", "Facts", "Parts", "build_encoder", "build_method"]
-
-
-def _supervised(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
-    encoder = parts.wrapped(parts.encoder, "per_view", m.bn_groups)
-    if not facts.classes:
-        raise ValueError("method.name is 'supervised', but the data have no labels.")
-    return supervised(encoder, facts.classes)
 
 
 METHODS: dict[str, Callable[[ConfigDict, Parts, Facts], Method]] = {
@@ -39,7 +32,7 @@ METHODS: dict[str, Callable[[ConfigDict, Parts, Facts], Method]] = {
     **distill.METHODS,
     **masked.METHODS,
     **pretext.METHODS,
-    "supervised": _supervised,
+    **supervised.METHODS,
 }
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import compiled, make_batch, mini_encoder, named, start_state
+from conftest import compiled, filled, make_batch, mini_encoder, named, start_state
 from pretext_oracles import crops, rgb_of
 
 import byol_jax
@@ -222,7 +222,7 @@ def test_the_loss_is_that_of_loops():
 
 
 def small():
-    decoder = pixel_decoder(4, 261, bottleneck=0, width=16)
+    decoder = pixel_decoder(4, 261, bottleneck=0, width=4)
     prior = np.full(261, 1 / 261)
     task = colorization(2, mean=(0.5,) * 3, std=(0.2,) * 3)
     encoder = on_lightness(mini_encoder("float32", channels=1), (0.5,) * 3, (0.2,) * 3)
@@ -236,7 +236,7 @@ def test_labels_change_nothing_and_shuffled_targets_give_chance():
     """
     method = with_probe(small(), heads.linear(3), 16)
     optimizer = optim.sgd(optim.constant(0.1))
-    random = np.random.RandomState(0)
+    random, made = np.random.RandomState(0), jax.jit(method.task)
 
     def batch_of(shuffled):
         images = (
@@ -246,7 +246,7 @@ def test_labels_change_nothing_and_shuffled_targets_give_chance():
         batch = make_batch(32, "float32", views=1) | {
             "views": normalised(images, (0.5,) * 3, (0.2,) * 3)[:, None].astype(np.float32)
         }
-        batch = {k: np.asarray(v) for k, v in method.task(batch, KEY).items()}
+        batch = {k: np.asarray(v) for k, v in made(batch, KEY).items()}
         return batch | ({"target": random.permutation(batch["target"])} if shuffled else {})
 
     first = batch_of(False)
@@ -263,20 +263,20 @@ def test_labels_change_nothing_and_shuffled_targets_give_chance():
     last = {}
     for shuffled in (False, True):
         state = start
-        for _ in range(60):
+        for _ in range(30):
             state, metrics = step(state, batch_of(shuffled), KEY)
         last[shuffled] = float(metrics["task/cross_entropy"])
     ln2 = np.log(2)
     assert last[True] > last[False] + 0.6 * ln2
 
 
-def test_an_encoder_on_lightness_is_kept(tmp_path):
+def test_an_encoder_on_lightness_is_kept(tmp_path, quick):
     """Fails if an export forgets that it sees lightness, or one that cannot say so is made."""
     given = {"width": 0.25, "lightness": (MEAN, STD)}
     encoder = make_encoder("tiny", **given)
     assert encoder.channels == 3
     images = photographs(3, 8)
-    params, stats = encoder.init(KEY, jnp.zeros((1, 1, 8, 8, 3)))
+    params, stats = filled(jax.eval_shape(encoder.init, KEY, jnp.zeros((1, 1, 8, 8, 3))))
     assert params["stage1_0_conv"]["kernel"].shape[2] == 1
     again = build_encoder(json.loads(json.dumps(encoder.config)))
     assert again.config == encoder.config
@@ -324,11 +324,6 @@ def test_from_a_config(tmp_path):
     views = np.concatenate(list(first_views(e.config, e.source, e.recipe, 10_000)))
     want = counted_colours([to_lab(views[:, ::4, ::4])[..., 1:]], 5, 5.0)
     np.testing.assert_allclose(prior, want, atol=1e-6)
-    config.views.placement = "device"
-    _, other = build(config, e.source, jax.devices()[:1]).method.init(
-        KEY, {"views": views[:1, None]}
-    )
-    np.testing.assert_array_equal(other["prior"], prior)
     again = build(config, e.source, jax.devices()[:1], resumed=True)
     assert again.facts.views is None
     config.encoder.input = "colour"

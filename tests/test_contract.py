@@ -186,17 +186,15 @@ def inpainting_of(dtype):
 
 def colorization_of(dtype):
     dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(dtype)}
-    decoder = pixel_decoder(4, len(bins()), bottleneck=0, width=16, **dtypes)
+    decoder = pixel_decoder(4, len(bins()), bottleneck=0, width=2, **dtypes)
     prior = np.ones(len(bins())) / len(bins())
     return colorize(mini_encoder(dtype), decoder, colorization(2), prior)
 
 
-def exemplar_of(dtype):
-    return classify_of(dtype, exemplar(8, 8, patch=4))
-
-
 def several_of(dtype):
-    tasks = {"relative": relative_of(dtype), "colorization": colorization_of(dtype)}
+    # Done in the step, with rows that are filled from other devices.
+    copies = classify_of(dtype, exemplar(5, 8, patch=4))
+    tasks = {"exemplar": copies, "colorization": colorization_of(dtype)}
     return several(mini_encoder(dtype), tasks, (0, 1))
 
 
@@ -258,7 +256,6 @@ METHODS = {
     "relative": relative_of,
     "inpainting probed": lambda dtype: probed(inpainting_of(dtype), dtype),
     "colorization probed": lambda dtype: probed(colorization_of(dtype), dtype),
-    "exemplar": exemplar_of,
     "several": several_of,
     "supervised": supervised_of,
     "supervised, frozen": frozen_of,

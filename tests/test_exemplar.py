@@ -1,11 +1,13 @@
 """Exemplars: seeds stay where they are, copies are moved and recoloured as they should be."""
 
 import colorsys
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import compiled
 from pretext_oracles import crops
 
 from byol_jax.views.tasks.exemplar import copied, exemplar, recoloured, seed_corners
@@ -32,12 +34,13 @@ def test_seeds_are_windows_where_the_edges_are():
     each window in its image, by trying all of them.
     """
     images, index = photographs(), np.arange(64)
-    corner = np.asarray(jax.jit(seed_corners, static_argnums=2)(images, index, 10))
+    corners = jax.jit(functools.partial(seed_corners, patch=10))
+    corner = np.asarray(corners(images, index))
     order = np.random.RandomState(0).permutation(64)
-    np.testing.assert_array_equal(seed_corners(images[order], index[order], 10), corner[order])
+    np.testing.assert_array_equal(corners(images[order], index[order]), corner[order])
     blank = images.copy()
     blank[:, :, 12:] = 0.5  # edges in the left half only
-    left = np.asarray(seed_corners(blank, index, 10))[:, 1]
+    left = np.asarray(corners(blank, index))[:, 1]
     assert (left <= 12).all()
     assert (corner[:, 1] > 12).any()
     views = copied(
@@ -107,7 +110,11 @@ def test_classes_are_the_index():
         "label": jnp.asarray(index % 3),
         "mask": jnp.asarray([1, 1, 1, 1, 0, 1, 1, 1], jnp.float32),
     }
-    made = exemplar(6, 40, patch=24, **STILL).task(batch, KEY)
+
+    def done(quiz, batch):
+        return compiled(jax.jit(quiz.task), batch, KEY)(batch, KEY)
+
+    made = done(exemplar(6, 40, patch=24, **STILL), batch)
     target = np.asarray(made["target"][:, 0])
     assert set(target) == {3, 0, 1, 4}
     assert (np.asarray(made["mask"]) == 1).all()
@@ -116,10 +123,10 @@ def test_classes_are_the_index():
         # Factor and offset of saturation and value stay: lightness still tells the image.
         likeness = [np.corrcoef(view.max(-1).ravel(), x.max(-1).ravel())[0, 1] for x in images]
         assert index[int(np.argmax(likeness))] == k
-    whole = exemplar(40, 40, patch=10).task(batch, KEY)
+    whole = done(exemplar(40, 40, patch=10), batch)
     np.testing.assert_array_equal(whole["target"][:, 0], index)
     np.testing.assert_array_equal(whole["mask"], batch["mask"])
-    none = exemplar(2, 40, patch=10).task({**batch, "index": batch["index"] + 9}, KEY)
+    none = done(exemplar(2, 40, patch=10), {**batch, "index": batch["index"] + 9})
     assert not np.asarray(none["mask"]).any()
     with pytest.raises(ValueError, match="seeds is 41; expected 2 to the 40 images"):
         exemplar(41, 40)

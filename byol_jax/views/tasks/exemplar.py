@@ -174,9 +174,10 @@ def recoloured(
     red, green, blue = (planes[..., c] for c in range(3))
     value = planes.max(-1)
     chroma = value - planes.min(-1)
-    ahead = jnp.where(value == green, blue - red, red - green)
-    start = jnp.where(value == green, 2, 4)
-    ahead, start = (jnp.where(value == red, a, b) for a, b in ((green - blue, ahead), (0, start)))
+    # Of the channels with each other: computed twice, none need equal the largest.
+    is_red, is_green = (red >= green) & (red >= blue), green >= blue
+    ahead = jnp.where(is_red, green - blue, jnp.where(is_green, blue - red, red - green))
+    start = jnp.where(is_red, 0, jnp.where(is_green, 2, 4))
     sixths = ahead / jnp.maximum(chroma, 1e-12) + start + 6 * hue * (2 * u[3] - 1)
     saturation = chroma / jnp.maximum(value, 1e-12)
 

@@ -43,6 +43,8 @@ def test_seeds_are_windows_where_the_edges_are():
     left = np.asarray(corners(blank, index))[:, 1]
     assert (left <= 12).all()
     assert (corner[:, 1] > 12).any()
+    alike = np.asarray(corners(images[[0] * 64], index))
+    assert len({tuple(place) for place in alike.tolist()}) > 16, "drawn for each image"
     views = copied(
         jnp.asarray(images), jnp.asarray(corner), jnp.full((64, 16), 0.5), 10, 0, (1, 1), 0
     )

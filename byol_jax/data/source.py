@@ -214,8 +214,8 @@ class Source:
         if not 0 < fraction < 1 or count >= len(self.shards):
             raise ValueError(
                 f"Holding out {fraction} of the {counted(len(self.shards), 'shard')} of "
-                f"{self.name} leaves a part empty; a stream is held out by whole shards: prepare it "
-                "with more of them."
+                f"{self.name} leaves a part empty; a stream is held out by whole shards: prepare "
+                "it with more of them."
             )
 
         def part(shards: tuple[Shard, ...], name: str) -> Source:

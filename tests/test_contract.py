@@ -255,7 +255,6 @@ METHODS = {
     "jigsaw": jigsaw_of,
     "relative": relative_of,
     "inpainting probed": lambda dtype: probed(inpainting_of(dtype), dtype),
-    "colorization probed": lambda dtype: probed(colorization_of(dtype), dtype),
     "several": several_of,
     "supervised": supervised_of,
     "supervised, frozen": frozen_of,

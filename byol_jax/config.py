@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from byol_jax.config_table import GROUPS, KEYS, Key
+from byol_jax.config_table import GROUPS, KEYS, TASKS, Key
 from byol_jax.views.spec import check_overrides
 
 # Keys that may differ when a run is resumed: they do not change what is trained.
@@ -110,6 +110,11 @@ def group_of(choice: str, name: str) -> str:
     return next((family for family in families if name.startswith(family)), name)
 
 
+def names_in(text: str) -> tuple[str, ...]:
+    """The names in a text like "relative,colorization"."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def resolve(config: ConfigDict) -> ConfigDict:
     """The config with only the groups that its choices name, all its values checked.
 
@@ -131,6 +136,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     names = {choice: group_of(choice, flat.get(choice, "")) for choice in GROUPS}
     # A recipe of views may have the name of a method: each choice has its own groups.
     used = {name for choice, name in names.items() if name in GROUPS[choice]}
+    for group in sorted(used):  # a method made of others
+        used |= set(names_in(str(flat.get(f"{group}.tasks", ""))))
     unused = {group: choice for choice, groups in GROUPS.items() for group in groups}
     for key, row in known.items():
         group = key.split(".")[0]
@@ -178,12 +185,34 @@ def _check_together(config: ConfigDict) -> None:
             "data.placement is 'resident', but views.placement is 'host'; images kept on the "
             "device are augmented there: set views.placement to device."
         )
-    method = config.get(config.method.name, ConfigDict())
-    rows, groups = config.batch_size // config.optimizer.accumulate, method.get("bn_groups", 1)
-    if rows % groups:
+    name = config.method.name
+    own = config.get(name, ConfigDict())
+    tasks = names_in(own.get("tasks", ""))
+    if "tasks" in own:
+        _check_tasks(name, own, tasks)
+    rows = config.batch_size // config.optimizer.accumulate
+    for group in (name, *tasks):
+        groups = config.get(group, ConfigDict()).get("bn_groups", 1)
+        if rows % groups:
+            raise ValueError(
+                f"{group}.bn_groups is {groups}; expected a divisor of the {rows} rows of a "
+                "(micro-)batch."
+            )
+
+
+def _check_tasks(name: str, own: ConfigDict, tasks: tuple[str, ...]) -> None:
+    """Check the tasks that a method is made of."""
+    wrong = [task for task in tasks if task not in TASKS]
+    if wrong or len(tasks) < 2 or len(set(tasks)) < len(tasks):
+        hint = _close(wrong[0], TASKS) if wrong else ""
         raise ValueError(
-            f"{config.method.name}.bn_groups is {groups}; expected a divisor of the "
-            f"{rows} rows of a (micro-)batch."
+            f"{name}.tasks is {own.tasks!r}; expected two or more of {', '.join(TASKS)}, each "
+            f"once, with commas between them{'; ' + hint if hint else '.'}"
+        )
+    if len(own.turns) not in (1, len(tasks)):
+        raise ValueError(
+            f"{name}.turns is {list(own.turns)}; expected one number of steps for all, or one for "
+            f"each of the {len(tasks)} tasks {', '.join(tasks)}."
         )
 
 

@@ -88,6 +88,7 @@ def _below_1(default: float) -> Key:
     return Key(default, low=0, high=1, high_open=True)
 
 
+TASKS = ("rotation", "jigsaw", "relative", "inpainting", "colorization", "exemplar")
 DTYPES = ("float32", "bfloat16", "float64")
 
 KEYS = {
@@ -127,6 +128,7 @@ KEYS = {
         *("resnet50", "tiny", "resnet18", "resnet34", "resnet101", "resnet152", "resnet200"),
         *("vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"),
     ),
+    "encoder.input": _one_of("colour", "lightness"),  # of images in colour: L of Lab alone
     "encoder.width": Key(1.0, low=0.25, high=4),  # factor on every channel count
     "encoder.padding": _one_of("torch", "same"),
     "encoder.drop_path": _below_1(0.0),  # stochastic depth, of the last block
@@ -137,7 +139,8 @@ KEYS = {
         *("supcon", "barlow", "vicreg"),
         *("moco", "mocov3", "simsiam", "nnclr"),
         *("swav", "dino", "npid", "distill", "mae"),
-        *("rotation", "jigsaw", "relative", "inpainting"),
+        *TASKS,
+        "several",
     ),
     "method.probe": Key(True),  # train an online linear probe if there are labels
     "optimizer.name": _one_of("sgd", "lars", "adamw"),
@@ -422,6 +425,32 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "bottleneck": _count(4000),  # of the decoder: the layer that sees the whole map
             "width": _count(512),  # and its channels before the first doubling
             "bn_groups": _count(1),
+        },
+        "colorization": {
+            "sample": _count(4),  # px; the colour of every so many pixels is asked for
+            "images": _count(10_000),  # of the data, in which colours are counted at the start
+            "neighbours": Key(5, low=1, high=20),  # nearest bins that a target is spread over
+            "sigma": _above_0(5.0),  # of the Gaussian that it is spread by, in a and b
+            "rebalance": _share(0.5),  # lambda; 1.0: rare colours weigh as others do
+            "temperature": _above_0(0.38),  # of the decoding in pictures
+            "width": _count(256),  # of the decoder, before the first doubling
+            "bn_groups": _count(1),
+        },
+        "exemplar": {
+            "seeds": _count(0, low=0),  # classes: the first images of the data set; 0: all of them
+            "patch": _count(32),  # px
+            "shift": _share(0.2),  # of the patch, along each axis, at most
+            "scale": _above_0((0.7, 1.4)),  # lowest and highest
+            "rotate": Key(20.0, low=0, high=180),  # degrees to either side, at most
+            "contrast": Key(2.0, low=1),  # largest factor along each direction of colours
+            "power": Key(4.0, low=1),  # largest, of saturation and value
+            "hue": Key(0.1, low=0, high=0.5),  # turns to either side, at most
+            **{k: key for k, key in _CLASSIFIER.items() if k != "bn"},  # of its one view
+        },
+        # Each task with the keys of its own group; how many steps in turn are of each.
+        "several": {
+            "tasks": Key("relative,colorization"),
+            "turns": _count((1,)),  # one number: of all
         },
     },
     "optimizer.name": {

@@ -22,6 +22,7 @@ from byol_jax.convert.classifier import with_first_layer
 from byol_jax.convert.info import EncoderInfo, build_encoder, check_arrays, info_from_json
 from byol_jax.convert.load import read_encoder
 from byol_jax.core import Encoder, Method, Tree
+from byol_jax.data.source import counted
 from byol_jax.events import read_events
 from byol_jax.untrusted import one_error
 
@@ -78,22 +79,29 @@ def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between two `Source.fingerprint`s, in words with both values; "" if nothing."""
     found = []
     if before.get("examples") != now["examples"]:
-        found.append(f"{before.get('examples')} images then, {now['examples']} now")
+        then = before.get("examples")
+        images = counted(then, "image") if isinstance(then, int) else f"{then} images"
+        found.append(f"{images} then, {now['examples']:,} now")
     old, new = before.get("classes"), now["classes"]
     if isinstance(old, list) and isinstance(new, list) and old != new:
         gone, come = [c for c in old if c not in new], [c for c in new if c not in old]
         if len(old) != len(new):
-            found.append(f"{len(old)} classes then, {len(new)} now")
+            found.append(f"{counted(len(old), 'class', 'classes')} then, {len(new):,} now")
         found += [f"class {c!r} is missing" for c in gone[:3]]
         found += [f"class {c!r} is new" for c in come[:3]]
         if not gone and not come:
             found.append(f"classes in another order: {old[:3]} then, {new[:3]} now")
     elif old != new:
-        found.append(f"{_count(old)} classes then, {_count(new)} now")
+        found.append(f"{_classes(old)} then, {_count(new)} now")
     if before.get("digest") and now["digest"] and before["digest"] != now["digest"] and not found:
         digests = f"digest {before['digest']} then, {now['digest']} now"
         found.append(f"as many images, but others or under other names: {digests}")
     return "; ".join(found)
+
+
+def _classes(classes: Any) -> str:
+    count = _count(classes)
+    return counted(count, "class", "classes") if isinstance(count, int) else f"{count} classes"
 
 
 def _count(classes: Any) -> Any:

@@ -25,6 +25,7 @@ from byol_jax.checkpoint import Checkpoints, any_saved
 from byol_jax.config import difference, flatten, resolve
 from byol_jax.config_file import load_config, save_config
 from byol_jax.core import TrainState
+from byol_jax.data.source import counted
 from byol_jax.events import EventLog
 from byol_jax.experiment.build import (
     Experiment,
@@ -77,8 +78,8 @@ def describe(e: Experiment, state: TrainState, workdir: Path | None) -> None:
     devices, fsdp = e.mesh.devices, e.mesh.shape["fsdp"]
     log.say(
         f"{e.info.method} of {e.encoder.config['name']} ({encoder:,} parameters, {count:,} "
-        f"trained) on {e.source.num_examples:,} images of {e.info.source}, batch "
-        f"{e.config.batch_size}, {e.facts.steps} steps, "
+        f"trained) on {counted(e.source.num_examples, 'image')} of {e.info.source}, batch "
+        f"{e.config.batch_size}, {counted(e.facts.steps, 'step')}, "
         f"{devices.size} x {devices.flat[0].device_kind}"
         + (f" in {jax.process_count()} processes" if jax.process_count() > 1 else "")
         + (f", {fsdp} share a copy of the state" if fsdp > 1 else "")

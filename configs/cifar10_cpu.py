@@ -33,6 +33,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "swav": {**HEAD, "prototypes": 300},
     "dino": {**HEAD, "prototypes": 1024, "tau": 0.98, "tau_schedule": "cosine"},
     "npid": {"out": 128, "negatives": 0, "temperature": 0.1},
+    "colorization": {"sample": 4, "images": 10_000, "neighbours": 5, "sigma": 5.0, "width": 128},
+    "exemplar": {"seeds": 8000, "patch": 24, "layers": 1},
+    "several": {"tasks": "relative,colorization", "turns": (1,)},
 }
 # At batch 256, where it is not 0.4.
 LR = {"vicreg": 0.04, "dino": 2e-3}
@@ -80,6 +83,18 @@ def get_config(method: str = "byol") -> ConfigDict:
     if method == "npid":  # one view, drawn as the two of the others
         c.views.recipe = "npid"
         c.views.overrides.update(flip=0.5)
+    if method == "exemplar":  # seeds of whole images, which its task distorts itself
+        c.views.recipe = "crop_flip"
+        c.views.overrides.update(area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
+    if method == "several":
+        c.relative.update(tile=8, jitter=2, layers=2, hidden=256)
+        c.colorization.update(METHODS["colorization"])
+        c.method.probe = False  # it would learn from tiles
+    if method in ("colorization", "several"):  # the colours are what is asked for
+        c.encoder.input = "lightness"
+        c.views.recipe = "crop_flip"
+    if c.views.recipe == "crop_flip":
+        c.views.overrides.update(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0)
     if method == "dino":  # with SGD, or a faster teacher, it collapses to equal outputs
         c.optimizer.name = "adamw"
         c.optimizer.hold = ("last_layer",)

@@ -123,15 +123,15 @@ class _Mini(nn.Module):
         return maps
 
 
-def mini_encoder(dtype="float64"):
+def mini_encoder(dtype="float64", channels=3):
     """Two convolutions behind the encoder contract, 16 features: it compiles in a second."""
     module = _Mini(ConvSpec("torch", jnp.dtype(dtype), jnp.dtype(dtype)))
-    return models._wrap(module, 16, 3, jnp.dtype(dtype), {"name": "mini", "dtype": dtype})
+    return models._wrap(module, 16, channels, jnp.dtype(dtype), {"name": "mini", "dtype": dtype})
 
 
 def filled(shapes, seed=0):
     """NumPy values for a tree of shapes, by name: drawn kernels, ones for scales and variances,
-    random directions for a queue and a memory bank.
+    random directions for a queue and a memory bank, shares for a prior.
 
     In place of the real init, whose draws take XLA longer to compile than the train step.
     """
@@ -147,6 +147,8 @@ def filled(shapes, seed=0):
             return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(leaf.dtype)
         if name in ("cls_token", "reg_token", "mask_token", "pos_embed"):
             return random.randn(*leaf.shape).astype(leaf.dtype)
+        if name == "prior":  # shares of bins
+            return random.dirichlet(np.ones(leaf.size)).astype(leaf.dtype)
         return np.full(leaf.shape, float(name in ("scale", "var")), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(fill, shapes)

@@ -80,6 +80,20 @@ def is_around(tiles, image, targets):
     )
 
 
+def rgb_of(lab):
+    """sRGB [..., 3] in 0..1 of Lab under D65, with the exact constants of CIE 15 and IEC 61966."""
+    fy = (lab[..., 0] + 16) / 116
+    f = np.stack([fy + lab[..., 1] / 500, fy, fy - lab[..., 2] / 200], -1).astype(np.float64)
+    xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * [0.95047, 1, 1.08883]
+    to_linear = [
+        [3.2404542, -1.5371385, -0.4985314],
+        [-0.9692660, 1.8760108, 0.0415560],
+        [0.0556434, -0.2040259, 1.0572252],
+    ]
+    linear = np.clip(xyz @ np.transpose(to_linear), 0, 1)
+    return np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+
+
 def main(folder):
     """Undo 256 examples of every task, made of the photographs of a folder."""
     import jax

@@ -82,7 +82,88 @@ _INPAINTING = {
     "adamw.eps": 1e-8,
 }
 
+# richzhang/colorization: resources/caffe_traininglayers.py (NNEncLayer, PriorBoostLayer), models/
+# colorization_train_val_v2.prototxt (data_ab_ss); Zhang et al. 2016, section 2.3 (T = 0.38).
+_COLOURS = {
+    "encoder.input": "lightness",
+    "colorization.sample": 4,
+    "colorization.neighbours": 10,
+    "colorization.sigma": 5.0,
+    "colorization.rebalance": 0.5,
+    "colorization.temperature": 0.38,
+    "colorization.bn_groups": 1,
+}
+# open-mmlab/mmselfsup:configs/selfsup/relative_loc/, and _base_/ for network and views.
+_RELATIVE = {
+    **_IMAGENET,
+    "batch_size": 512,
+    "epochs": 70,
+    "method.probe": False,
+    "relative.pairs": 8,
+    "relative.tile": 64,
+    "relative.jitter": 21,
+    "relative.drop": False,
+    "relative.project": 0.0,
+    "relative.hidden": 4096,
+    "relative.layers": 2,
+    "relative.bn": "joint",
+    "relative.bn_groups": 1,
+    "optimizer.lr": 0.2,
+    "optimizer.lr_scaling": "none",
+    "optimizer.warmup_epochs": 5.0,
+    "optimizer.warmup_start": 0.0,
+    "optimizer.milestones": [30.0, 50.0],
+    "optimizer.exclude": [],
+}
+
 TABLES = {
+    # solver.prototxt: 225,000 and 450,000 of 32,029 steps per epoch.
+    "colorization_imagenet_r50": {
+        **{k: v for k, v in _IMAGENET.items() if not k.startswith("sgd.")},
+        **_COLOURS,
+        "batch_size": 40,
+        "epochs": 16,
+        "image_size": 192,
+        "method.name": "colorization",
+        "method.probe": True,
+        "optimizer.name": "adamw",
+        "optimizer.lr": 3e-5,
+        "optimizer.lr_scaling": "none",
+        "optimizer.warmup_epochs": 0.0,
+        "optimizer.milestones": [7.025, 14.05],
+        "optimizer.weight_decay": 1e-3,
+        "adamw.b1": 0.9,
+        "adamw.b2": 0.99,
+        "adamw.eps": 1e-8,
+    },
+    # Doersch and Zisserman 2017: both tasks on lightness.
+    "several_imagenet_r50": {
+        **_RELATIVE,
+        **_COLOURS,
+        "image_size": 256,
+        "method.name": "several",
+        "several.tasks": "relative,colorization",
+        "several.turns": [1],
+    },
+    # Dosovitskiy et al. 2014, sections 2.1 and 3.
+    "exemplar_cifar10_r18": {
+        **_SHARED,
+        "image_size": 32,
+        "data.name": "cifar10",
+        "encoder.name": "resnet18",
+        "resnet.stem": "cifar",
+        "method.name": "exemplar",
+        "exemplar.seeds": 8000,
+        "exemplar.patch": 24,
+        "exemplar.shift": 0.2,
+        "exemplar.scale": [0.7, 1.4],
+        "exemplar.rotate": 20.0,
+        "exemplar.contrast": 2.0,
+        "exemplar.power": 4.0,
+        "exemplar.hue": 0.1,
+        "exemplar.layers": 1,
+        "exemplar.bn_groups": 1,
+    },
     "inpainting_imagenet_r50": {**_INPAINTING, "inpainting.region": "centre"},
     "inpainting_imagenet_r50:random": {**_INPAINTING, "inpainting.region": "random"},
     # Gidaris et al. 2018, section 4.1; gidariss/FeatureLearningRotNet:
@@ -128,28 +209,5 @@ TABLES = {
     },
     "jigsaw_imagenet_r50:100": {**_JIGSAW, "jigsaw.permutations": 100},
     "jigsaw_imagenet_r50:2000": {**_JIGSAW, "jigsaw.permutations": 2000},
-    # open-mmlab/mmselfsup:configs/selfsup/relative_loc/, and _base_/ for network and views.
-    "relative_imagenet_r50": {
-        **_IMAGENET,
-        "batch_size": 512,
-        "epochs": 70,
-        "image_size": 255,
-        "method.name": "relative",
-        "method.probe": False,
-        "relative.pairs": 8,
-        "relative.tile": 64,
-        "relative.jitter": 21,
-        "relative.drop": False,
-        "relative.project": 0.0,
-        "relative.hidden": 4096,
-        "relative.layers": 2,
-        "relative.bn": "joint",
-        "relative.bn_groups": 1,
-        "optimizer.lr": 0.2,
-        "optimizer.lr_scaling": "none",
-        "optimizer.warmup_epochs": 5.0,
-        "optimizer.warmup_start": 0.0,
-        "optimizer.milestones": [30.0, 50.0],
-        "optimizer.exclude": [],
-    },
+    "relative_imagenet_r50": {**_RELATIVE, "image_size": 255, "method.name": "relative"},
 }

@@ -17,7 +17,8 @@ from byol_jax.config import (
     put,
     resolve,
 )
-from byol_jax.experiment.methods import METHODS
+from byol_jax.config_table import TASKS
+from byol_jax.experiment.methods import METHODS, pretext
 from byol_jax.experiment.optimizers import OPTIMIZERS
 from byol_jax.views.recipes import RECIPES
 
@@ -154,7 +155,9 @@ def test_a_change_in_a_group_that_is_not_in_use_is_refused(choices, changed, mes
 
 def test_choices_are_the_functions_there_are():
     """Fails if a name can be chosen that nothing builds, or what is built has no name."""
-    assert set(KEYS["method.name"].choices) == set(METHODS) == set(GROUPS["method.name"])
+    built = {*METHODS, "several"}  # which is made of others
+    assert set(KEYS["method.name"].choices) == built == set(GROUPS["method.name"])
+    assert set(TASKS) == set(pretext.METHODS)
     assert set(KEYS["optimizer.name"].choices) == set(OPTIMIZERS) == set(GROUPS["optimizer.name"])
     assert set(KEYS["encoder.name"].choices) == set(models.ENCODERS)
     assert set(KEYS["encoder.dtype"].choices) == set(models.DTYPES)
@@ -166,7 +169,7 @@ def test_choices_are_the_functions_there_are():
 # Texts and names that only the file system, the data or the parameters can judge.
 FREE = (
     "init_from", "data.name", "data.dir", "optimizer.exclude", "optimizer.lr_factors",
-    "optimizer.lr_fixed", "optimizer.hold", "distill.teacher",
+    "optimizer.lr_fixed", "optimizer.hold", "distill.teacher", "several.tasks",
 )  # fmt: skip
 BOUNDED = [k for k, row in all_keys().items() if row.bounded]
 CHOSEN = [k for k, row in all_keys().items() if row.choices]

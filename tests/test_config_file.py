@@ -176,6 +176,7 @@ MOVED = {
 }  # fmt: skip
 # Keys that 0.1.0 did not have, with what it did.
 SINCE = {
+    "encoder.input": "colour",
     "optimizer.warmup_start": 0.0, "optimizer.schedule": "cosine", "optimizer.final": 0.0,
     "optimizer.milestones": [], "optimizer.drop": 0.1, "optimizer.weight_decay_end": -1.0,
     "optimizer.exclude": ["bias", "scale"], "optimizer.lr_factors": [], "optimizer.lr_fixed": [],
@@ -232,7 +233,7 @@ def test_files_of_0_1_0_are_read(tmp_path, method, optimizer, encoder):
     expected |= {
         k: v
         for k, v in SINCE.items()
-        if k.startswith(("optimizer.", "data.", "eval.")) or k.split(".")[0] in used
+        if k.startswith(("optimizer.", "data.", "eval.", "encoder.")) or k.split(".")[0] in used
     }
     expected["eval.antialias"] = False  # as 0.1.0 evaluated
     assert flatten(config) == expected

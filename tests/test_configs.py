@@ -254,6 +254,15 @@ VIEWS = recipe_tables_clusters.VIEWS | {
             "std": (0.5, 0.5, 0.5),
         }
     ],
+    "colorization_imagenet_r50": [
+        {**MAE_VIEW, "size": 192, "area": (0.5625, 0.5625), "aspect": (1.0, 1.0)}
+    ],
+    "several_imagenet_r50": [
+        {**MAE_VIEW, "size": 256, "area": (0.57, 0.57), "aspect": (1.0, 1.0), "flip": 0.0}
+    ],
+    "exemplar_cifar10_r18": [
+        {**MAE_VIEW, **CIFAR, "size": 32, "area": (1.0, 1.0), "aspect": (1.0, 1.0), "flip": 0.0}
+    ],
     "relative_imagenet_r50": [
         {
             **MAE_VIEW,

@@ -77,6 +77,8 @@ def a_teacher(classes):
 def parts(dtype="float64", method=""):
     encoder = mini_encoder(dtype)
     encoder = encoder._replace(config={**encoder.config, "dtype": dtype})
+    if method == "colorization":  # of what it sees, the builder reads the name alone
+        encoder = encoder._replace(config={**encoder.config, "lightness": True})
     if method == "mae":
         encoder = small_vit(dtype, image_size=8, depth=1).encoder
     return Parts(encoder, lambda module: module)
@@ -147,6 +149,8 @@ METHOD_KEYS = {
     "band": 1, "band_weight": 3.0, "area": 0.4, "bottleneck": 9, "width": 40,
     "last": 0, "head_std": 0.5, "mixup": 0.5, "cutmix": 0.5, "mix_prob": 0.5, "switch_prob": 0.25,
     "smoothing": 0.25,
+    "sample": 1, "neighbours": 4, "sigma": 4.0, "rebalance": 0.25, "seeds": 9, "patch": 6,
+    "rotate": 10.0, "contrast": 3.0, "power": 3.0, "hue": 0.2, "exemplar.scale": (0.5, 2.0),
 }  # fmt: skip
 # What must be set for a key to matter: beside it, and for any.
 BESIDE = {"margin": {"loss": "triplet"}, "l2": {"loss": "n_pair"}}
@@ -161,6 +165,8 @@ OWN = {
     "relative": TILES,
     "inpainting": {"band": 2, "bottleneck": 8, "width": 32},
     "supervised": {"mixup": 1.0, "cutmix": 1.0},
+    "colorization": {"sample": 2, "width": 32},
+    "exemplar": {"seeds": 8, "patch": 5, "layers": 2},
 }
 
 
@@ -174,6 +180,8 @@ def program(method):
     params, extra = jax.eval_shape(method.init, key, batch)
     step = jnp.int32(0)
     loss = jax.make_jaxpr(method.loss)(params, extra, batch, key, step)
+    if method.pictures and "prior" in extra:  # one key of colorization is theirs alone
+        task += str(jax.make_jaxpr(method.pictures)(params, extra, jnp.zeros((4, 12, 12, 3)), key))
     return f"{task}{loss}\n{jax.make_jaxpr(method.after_update)(params, extra, step)}"
 
 
@@ -185,6 +193,10 @@ def test_every_key_of_a_method_changes_its_program(x64, name):
     texts = {"": program(METHODS[name](Recorder(base), parts(method=name), FACTS))}
     for key in base.keys() - {"head_std"}:  # of `init` alone; in test_finetune.py
         other = METHOD_KEYS[key]
+    for key in base:
+        if key == "images":  # whose number is what is counted; tests/test_colorization.py
+            continue
+        other = METHOD_KEYS.get(f"{name}.{key}", METHOD_KEYS[key])
         if key == "bn":
             other = "joint" if base["bn"] == "per_view" else "per_view"
         if key == "norm":
@@ -282,6 +294,7 @@ def test_an_encoder_gets_every_key_of_its_group():
     assert blocks.config["space_to_depth"]
     assert build_encoder(resolve(config_of(resnet__sk_ratio=0.5)), 3).config["sk_ratio"] == 0.5
     keys = {k.split(".")[1] for k in KEYS if k.startswith("encoder.")}
+    keys -= {"input"}  # which wraps it; tests/test_colorization.py
     assert found.keys() == keys | GROUPS["encoder.name"]["resnet"].keys() | {"channels"}
 
 

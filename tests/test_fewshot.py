@@ -70,7 +70,7 @@ def test_a_rare_class_is_left_out_of_the_columns_it_is_too_small_for():
 def test_one_class_or_no_label_is_refused():
     """Fails if scikit-learn's own error, or a mean over nothing, is what the user sees."""
     h = np.eye(4, dtype=np.float32)
-    with pytest.raises(NothingToJudge, match="labels of 1 classes"):
+    with pytest.raises(NothingToJudge, match="labels of 1 class;"):
         fewshot(h, np.array([0, 0, 0, -1]), h, np.zeros(4, int), shots=(1,))
     with pytest.raises(NothingToJudge, match="No test image"):
         fewshot(h, np.array([0, 1, 0, 1]), h, np.full(4, -1), shots=(1,))

@@ -47,6 +47,7 @@ def parse(config_file):
 FREE = {
     "init_from": "an-export",
     "distill.teacher": "a-classifier",
+    "several.tasks": "rotation,jigsaw",
     "data.name": "cifar10",
     "data.dir": "a folder",
     "optimizer.exclude": ("kernel",),
@@ -71,7 +72,7 @@ def another(key):
         return not row.default
     if isinstance(row.default, tuple):
         return (1, 2) if isinstance((row.default or (0.0,))[0], int) else (0.5, 0.25)
-    candidates = (2, 3) if isinstance(row.default, int) else (0.5, 0.75, 2.0)
+    candidates = (2, 3) if isinstance(row.default, int) else (0.5, 0.75, 2.0, 3.0)
     return next(v for v in candidates if v != row.default and row.allows(v))
 
 

@@ -248,8 +248,10 @@ def small(quiz):
     return classify(network(encoder, heads.mlp(())), head, quiz)
 
 
-def test_class_labels_change_nothing():
-    """Fails if a label of the data set reaches a pre-trained parameter; bitwise."""
+def test_class_labels_change_nothing_and_shuffled_answers_give_chance():
+    """Fails if a label of the data set reaches a pre-trained parameter (bitwise), or an answer that
+    was exchanged with another is still found.
+    """
     method = with_probe(small(rotation()), heads.linear(3), 16)
     optimizer = optim.sgd(optim.constant(0.1))
     batch = {**make_batch(8, "float32", views=1)}
@@ -264,6 +266,20 @@ def test_class_labels_change_nothing():
         if "probe" not in k:
             np.testing.assert_array_equal(value, found[1][k], err_msg=k)
     assert (found[0]["params/probe/bias"] != found[1]["params/probe/bias"]).any()
+    # Images that are bright above: learnt in a few steps, but not from answers in another order.
+    random, task, above = np.random.default_rng(0), jax.jit(method.task), np.zeros((8, 1, 1))
+    above[:4] = 1
+    for shuffled in (False, True):
+        learnt, right = state, []
+        for _ in range(40):
+            images = above + 0.3 * random.standard_normal((8, 1, 8, 8, 3))
+            made = {k: np.asarray(v) for k, v in task({"views": images.astype("f4")}, KEY).items()}
+            if shuffled:
+                made["target"] = random.permuted(made["target"], axis=1)
+            learnt, metrics = step(learnt, batch | made, KEY)
+            right.append(float(metrics["task/top1"]))
+        chance = 25 + 300 * (0.25 * 0.75 / 320) ** 0.5
+        assert np.mean(right[30:]) < chance if shuffled else np.mean(right[30:]) > 60
 
 
 def test_the_loss_and_the_pictures(quick):

@@ -123,7 +123,7 @@ def test_unreadable_images_are_counted_named_and_not_reported_as_judged(run, pro
         assert picture.shape[:2] == (8 * 56, 9 * 56 + 14)
     if protocol == "fewshot":
         assert result["left_out"] == {"3": ["rare"]}
-        assert "1 classes have fewer than 3 training images" in said
+        assert "1 class with fewer than 3 training images left out" in said
         assert "    3" in command.table(protocol, result).splitlines()[0]
 
 

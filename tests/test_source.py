@@ -64,7 +64,7 @@ def test_take_and_hold_out():
     assert sorted([*rest.rows, *held.rows]) == sorted(source.rows)
     assert set(held.rows) == set(source.hold_out(0.1, seed=4)[1].rows)
     assert set(held.rows) != set(source.hold_out(0.1, seed=5)[1].rows)
-    with pytest.raises(ValueError, match=r"Holding out 0.0001 of the 1297 examples"):
+    with pytest.raises(ValueError, match=r"Holding out 0.0001 of the 1,297 examples"):
         source.hold_out(0.0001)
 
 
@@ -79,7 +79,7 @@ def test_streams_hold_out_shards():
     assert held.locate(2) == (shards[3], 2)
     with pytest.raises(ValueError, match="read as a stream, so its examples cannot be selected"):
         source.take(np.array([0]))
-    with pytest.raises(ValueError, match="1 shards"):
+    with pytest.raises(ValueError, match="1 shard of"):
         Source("set", 10, 3, shards=shards[:1]).hold_out(0.1)
 
 
@@ -400,7 +400,7 @@ def test_tfds_without_a_test_part_holds_out_a_tenth(tmp_path, shape):
     assert test.describe(0).startswith(f"alone test, example {test.rows[0]} (record ")
     other = open_source("alone", str(tmp_path), "test", channels=1, seed=4)
     assert list(other.rows) != list(test.rows)
-    with pytest.raises(ValueError, match=r"Holding out 0.1 of the 1 shards of alone train"):
+    with pytest.raises(ValueError, match=r"Holding out 0.1 of the 1 shard of alone train"):
         records.open_tfds("alone", str(tmp_path), "train", Decoding(1), in_memory=False)
 
 

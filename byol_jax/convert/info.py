@@ -127,7 +127,10 @@ def build_encoder(config: Mapping[str, Any], where: str = "encoder") -> Encoder:
     Raises:
       ValueError: a key is unknown, or a value has the wrong type or is out of range.
     """
-    known = inspect.signature(maker(str(config.get("name", "")))).parameters
+    known = {
+        **inspect.signature(maker(str(config.get("name", "")))).parameters,
+        "lightness": inspect.signature(make_encoder).parameters["lightness"],
+    }
     unknown = sorted(set(config) - set(known))
     if unknown:
         raise ValueError(
@@ -136,7 +139,7 @@ def build_encoder(config: Mapping[str, Any], where: str = "encoder") -> Encoder:
         )
     for key, value in config.items():
         kind = str if key == "name" else type(known[key].default)
-        allowed = (int, float) if kind is float else (kind,)
+        allowed = {float: (int, float), tuple: (tuple, list)}.get(kind, (kind,))
         if type(value) not in allowed:
             raise ValueError(
                 f"{where}: encoder.{key} is {repr(value)[:80]}; expected a {kind.__name__}."
@@ -144,6 +147,13 @@ def build_encoder(config: Mapping[str, Any], where: str = "encoder") -> Encoder:
     if not 1 <= config.get("channels", 3) <= MAX_CHANNELS:
         raise ValueError(
             f"{where}: encoder.channels is {config['channels']}; expected 1 to {MAX_CHANNELS}."
+        )
+    if any(not isinstance(part, tuple | list) for part in config.get("lightness", ())) or any(
+        type(v) not in (int, float) for part in config.get("lightness", ()) for v in part
+    ):
+        raise ValueError(
+            f"{where}: encoder.lightness is {repr(config['lightness'])[:80]}; expected two lists "
+            "of numbers."
         )
     return make_encoder(**config)
 

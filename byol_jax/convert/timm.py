@@ -68,6 +68,10 @@ def require_exact(config: Mapping[str, Any]) -> Encoder:
     reason = "" if full["name"] in SIZES else _why_not(full)
     if not reason and full["channels"] != 3:
         reason = f"theirs take 3 channels, not {full['channels']}"
+    if not reason and full.get("lightness"):
+        reason = (
+            "it sees the lightness of images alone, which no layer of theirs computes from colours"
+        )
     if not reason and full["dtype"] == "float64":
         reason = "float64 parameters do not fit into float32"
     if reason:

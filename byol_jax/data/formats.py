@@ -130,8 +130,8 @@ def pixels(data: bytes, channels: int, bits: int) -> np.ndarray:
         depth = max(getattr(image, "tag_v2", {}).get(258) or (8,))  # TIFF's bits per sample
         if bits and depth > 8:
             raise ValueError(
-                f"{depth} bits in {len(image.getbands())} channels, of which Pillow gives 8; save "
-                "it as PNG for data.bits"
+                f"{depth} bits in {counted(len(image.getbands()), 'channel')}, of which "
+                "Pillow gives 8; save it as PNG for data.bits"
             )
         found = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     except ValueError:

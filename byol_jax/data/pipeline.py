@@ -15,7 +15,7 @@ import numpy as np
 from byol_jax import pulse
 from byol_jax.data import order
 from byol_jax.data.rows import HostBatch, Opener, named, pad, readable, substitute
-from byol_jax.data.source import Source
+from byol_jax.data.source import Source, counted
 from byol_jax.views.spec import EvalSpec, Recipe, ViewSpec, check_recipe
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def steps_per_epoch(source: Source, batch_size: int, process_count: int = 1) -> 
     """
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
         raise ValueError(
-            f"batch_size is {batch_size} with {process_count} processes; expected a positive "
+            f"batch_size is {batch_size} with {counted(process_count, 'process', 'processes')}; "
+            "expected a positive "
             "multiple of the number of processes."
         )
     if batch_size > source.num_examples:
@@ -56,9 +57,11 @@ def steps_per_epoch(source: Source, batch_size: int, process_count: int = 1) -> 
     steps = order.stream_steps(lengths, batch_size, process_count)
     if not steps:
         raise ValueError(
-            f"{source.name} has {len(lengths)} shards of {min(lengths)} to {max(lengths)} records, "
-            f"too few for {process_count} processes of {batch_size // process_count} examples "
-            "per batch; use fewer processes, a smaller batch, or more shards."
+            f"{source.name} has {counted(len(lengths), 'shard')} of {min(lengths)} to "
+            f"{max(lengths)} records, too few for "
+            f"{counted(process_count, 'process', 'processes')} of "
+            f"{counted(batch_size // process_count, 'example')} per batch; use fewer "
+            "processes, a smaller batch, or more shards."
         )
     return steps
 

@@ -202,8 +202,9 @@ class Source:
         held = round(self.num_examples * fraction)
         if not 0 < held < self.num_examples:
             raise ValueError(
-                f"Holding out {fraction} of the {self.num_examples} examples of {self.name} "
-                "leaves a part empty; expected a fraction that leaves something in both."
+                f"Holding out {fraction} of the {counted(self.num_examples, 'example')} of "
+                f"{self.name} leaves a part empty; expected a fraction that leaves something in "
+                "both."
             )
         order = np.random.Generator(np.random.Philox(key=seed)).permutation(self.num_examples)
         return self.take(np.sort(order[held:])), self.take(np.sort(order[:held]))
@@ -212,8 +213,9 @@ class Source:
         count = max(1, round(len(self.shards) * fraction))
         if not 0 < fraction < 1 or count >= len(self.shards):
             raise ValueError(
-                f"Holding out {fraction} of the {len(self.shards)} shards of {self.name} leaves a "
-                "part empty; a stream is held out by whole shards: prepare it with more of them."
+                f"Holding out {fraction} of the {counted(len(self.shards), 'shard')} of "
+                f"{self.name} leaves a part empty; a stream is held out by whole shards: prepare "
+                "it with more of them."
             )
 
         def part(shards: tuple[Shard, ...], name: str) -> Source:
@@ -222,5 +224,5 @@ class Source:
 
         return (
             part(self.shards[:-count], self.name),
-            part(self.shards[-count:], f"{self.name}, last {count} shards"),
+            part(self.shards[-count:], f"{self.name}, last {counted(count, 'shard')}"),
         )

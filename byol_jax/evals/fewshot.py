@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from byol_jax.data.source import counted
 from byol_jax.evals.features import NothingToJudge
 from byol_jax.log import say
 
@@ -69,8 +70,8 @@ def fewshot(
     classes = np.unique(train_y[train_y >= 0])
     if len(classes) < 2:
         raise NothingToJudge(
-            f"The training images that can be read have labels of {len(classes)} classes; few-shot "
-            "needs two or more."
+            "The training images that can be read have labels of "
+            f"{counted(len(classes), 'class', 'classes')}; few-shot needs two or more."
         )
     if not (test_y >= 0).any():
         raise NothingToJudge("No test image has a label that is known and can be read.")
@@ -88,6 +89,6 @@ def fewshot(
         scores = [score(draw_labels(train_y, n, draw), judged) for draw in range(draws)]
         result[str(n)], result[f"{n}_std"] = float(np.mean(scores)), float(np.std(scores))
     labelled = np.flatnonzero(train_y >= 0)
-    say(f"few-shot: {len(labelled)} labels ...")
+    say(f"few-shot: {counted(len(labelled), 'label')} ...")
     result["all"] = score(labelled, test_y >= 0)
     return result

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +20,7 @@ from byol_jax.convert.info import EncoderInfo
 from byol_jax.convert.load import read_encoder
 from byol_jax.core import Batch, Encoder, Method, starting_from
 from byol_jax.data.opening import open_source
-from byol_jax.data.pipeline import decode_all, steps_per_epoch
+from byol_jax.data.pipeline import decode_all, steps_per_epoch, train_batches
 from byol_jax.data.rows import why_damaged
 from byol_jax.data.source import Source
 from byol_jax.experiment.methods import Facts, Parts, build_encoder, build_method
@@ -28,6 +30,7 @@ from byol_jax.loop import Damage, Options
 from byol_jax.models.patches import sincos
 from byol_jax.models.vit import SIZES, resized
 from byol_jax.optim import Optimizer
+from byol_jax.views.lab import denormalised
 from byol_jax.views.spec import EvalSpec, Recipe
 
 
@@ -121,7 +124,8 @@ def build(
         side = config.data.resident_size or eval_spec.resize
         source = decode(source, side, where, eval_spec.antialias)
     seen = {"mean": eval_spec.mean, "std": eval_spec.std, "image_size": config.image_size}
-    facts = _facts(config, source, recipe)._replace(**seen)
+    look = None if resumed else functools.partial(first_views, config, source, recipe)
+    facts = _facts(config, source, recipe)._replace(**seen, views=look)
     encoder = build_encoder(config, source.channels)
     start = encoder
     if config.init_from and not resumed:
@@ -155,6 +159,22 @@ def _check_start(config: ConfigDict) -> None:
             "encoder would stay as it was drawn. Give the export to start from, or set "
             "supervised.last=-1."
         )
+
+
+def first_views(
+    config: ConfigDict, source: Source, recipe: Recipe, count: int
+) -> Iterator[np.ndarray]:
+    """The first views of a run, in 0..1, for methods that count something in the data.
+
+    A function of the config and the data alone: the views that the host makes in the first epoch,
+    in the order of a single process, without those of images that could not be read.
+    """
+    rows = min(config.batch_size, source.num_examples)
+    found = train_batches(source, recipe, batch_size=rows, seed=config.seed)
+    spec = recipe["views"][0]
+    for batch in itertools.islice(found, max(1, min(count, source.num_examples) // rows)):
+        views = batch["views"][batch["mask"] > 0, 0]
+        yield np.clip(denormalised(views, spec.mean, spec.std), 0, 1)
 
 
 def _gather(where: Mesh) -> Callable[[Any], Any]:
@@ -202,6 +222,14 @@ def _pretrained(encoder: Encoder, path: str) -> Encoder:
     """
     given, params, stats, _ = read_encoder(path)
     transformer = encoder.config["name"] in SIZES
+    if bool(given.config.get("lightness")) != bool(encoder.config.get("lightness")):
+        sees = [
+            "lightness" if c.get("lightness") else "colour" for c in (given.config, encoder.config)
+        ]
+        raise ValueError(
+            f"init_from={path} has encoder.input {sees[0]!r}, the config {sees[1]!r}; make them "
+            "equal."
+        )
     for key in (*_OF_ARRAYS, *(_OF_VIT if transformer else _OF_CONV)):
         ours, theirs = encoder.config[key], given.config.get(key)
         # Fixed positions are trained on, as in MAE's fine-tuning.

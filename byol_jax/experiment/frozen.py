@@ -12,7 +12,7 @@ import numpy as np
 
 from byol_jax import log
 from byol_jax.core import Features, Tree
-from byol_jax.data.source import Source
+from byol_jax.data.source import Source, counted
 from byol_jax.evals.features import Extracted, pixels
 from byol_jax.evals.fewshot import fewshot, rare_classes
 from byol_jax.evals.logistic import Chosen, choose, judge
@@ -102,8 +102,8 @@ def _say_left_out(left_out: dict[str, list[str]], row: Mapping[str, float]) -> N
     for shots, classes in left_out.items():
         shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
         log.say(
-            f"WARNING: {len(classes)} classes have fewer than {shots} training images and are left "
-            f"out of that column: {shown}"
+            f"WARNING: {counted(len(classes), 'class', 'classes')} with fewer than "
+            f"{counted(int(shots), 'training image')} left out of that column: {shown}"
             + ("" if shots in row else "; too few are left to judge it")
         )
 

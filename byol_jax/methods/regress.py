@@ -10,13 +10,13 @@ Reference: Pathak et al. 2016, without the adversarial term (docs/methods.md say
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from byol_jax.core import Aux, Batch, Encoder, Method, Tree
 from byol_jax.losses import masked_mean
 from byol_jax.models.heads import Head
+from byol_jax.models.network import drawing
 from byol_jax.views.tasks import Task
 
 
@@ -35,31 +35,15 @@ def regress(encoder: Encoder, decoder: Head, task: Task) -> Method:
       is found where the weight is not 0.
     """
 
+    net = drawing(encoder, decoder)
+
     def init(key: Array, batch: Batch) -> tuple[Tree, Tree]:
-        encoder_key, decoder_key = jax.random.split(key)
-        params, stats = encoder.init(encoder_key, batch["views"])
-
-        def last_map(params: Tree, stats: Tree, views: Array) -> Array:
-            return encoder.apply(params, stats, views, False)[0].maps[-1]
-
-        like = jax.eval_shape(last_map, params, stats, batch["views"][:1])
-        own, own_stats = decoder.init(decoder_key, jnp.zeros(like.shape, like.dtype))
-        params = {"encoder": params, "decoder": own}
-        return params, {"stats": {"encoder": stats, "decoder": own_stats}}
-
-    def draw(
-        params: Tree, stats: Tree, views: Array, train: bool, key: Array | None
-    ) -> tuple[Array, Array, Tree]:
-        """(images [B, S, S, C], features [B, 1, D], statistics)."""
-        own = params["encoder"], stats["encoder"]
-        out, moved = encoder.apply(*own, views, train, key)
-        own = params["decoder"], stats["decoder"]
-        drawn, decoder_moved = decoder.apply(*own, out.maps[-1], train)
-        return drawn[:, 0], out.pooled, {"encoder": moved, "decoder": decoder_moved}
+        params, stats = net.init(key, batch["views"])
+        return params, {"stats": stats}
 
     def loss(params: Tree, extra: Tree, batch: Batch, key: Array, step: Array) -> tuple[Array, Aux]:
         del step
-        drawn_BSSC, h, stats = draw(params, extra["stats"], batch["views"], True, key)
+        drawn_BSSC, h, stats = net.apply(params, extra["stats"], batch["views"], True, key)
         weight_BSS = batch["weight"].astype(drawn_BSSC.dtype)
         target_BSSC, asked_BSS = batch["target"].astype(drawn_BSSC.dtype), weight_BSS > 0
 
@@ -72,19 +56,12 @@ def regress(encoder: Encoder, decoder: Head, task: Task) -> Method:
         metrics = {"train/loss": value, "task/error": mean(error_BSS * asked_BSS) / blank}
         return value, Aux({"stats": stats}, {"h": h}, metrics)
 
-    def online_encoder(params: Tree, extra: Tree) -> tuple[Tree, Tree]:
-        return params["encoder"], extra["stats"]["encoder"]
-
-    def features(params: Tree, extra: Tree, images_NGHWC: Array) -> dict[str, Array]:
-        out, _ = encoder.apply(*online_encoder(params, extra), images_NGHWC, False)
-        return {"h": out.pooled}
-
     def pictures(params: Tree, extra: Tree, images_BHWC: Array, key: Array) -> dict[str, Array]:
         batch = task({"views": images_BHWC[:, None]}, key)
-        drawn, _, _ = draw(params, extra["stats"], batch["views"], False, None)
+        drawn, _, _ = net.apply(params, extra["stats"], batch["views"], False, None)
         asked = batch["views"][:, 0]
         found = jnp.where(batch["weight"][..., None] > 0, drawn.astype(asked.dtype), asked)
         return {"asked": asked, "found": found}
 
     takes = {"views": 1}
-    return Method(init, loss, online_encoder, features, takes, pictures=pictures, task=task)
+    return Method(init, loss, net.encoder, net.features, takes, pictures=pictures, task=task)

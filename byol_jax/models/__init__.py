@@ -16,6 +16,7 @@ from byol_jax.core import Encoder, Features, ViT
 from byol_jax.models.groups import grouped, joint, shuffled
 from byol_jax.models.init import draw_kernels
 from byol_jax.models.layers import ConvSpec
+from byol_jax.models.lightness import on_lightness
 from byol_jax.models.norm import Groups
 from byol_jax.models.resnet import DEPTHS, ResNet, Tiny
 from byol_jax.models.vit import SIZES, make_vit
@@ -30,6 +31,7 @@ __all__ = [
     "make_encoder",
     "make_vit",
     "maker",
+    "on_lightness",
     "shuffled",
 ]
 
@@ -42,11 +44,15 @@ def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{what} is {value!r}; expected one of {', '.join(allowed)}.")
 
 
-def make_encoder(name: str = "resnet50", **options: Any) -> Encoder:
+def make_encoder(
+    name: str = "resnet50", *, lightness: tuple[Any, ...] | list[Any] = (), **options: Any
+) -> Encoder:
     """Build an encoder by its name.
 
     Args:
       name: "tiny", "resnet18|34|50|101|152|200" or "vit_tiny|small|base|large|huge".
+      lightness: (mean, std) that images in colour are normalised with, of which the encoder sees
+        the lightness alone; (): it sees the colours. See `on_lightness`.
       **options: of `make_conv`, or of `make_vit` for a vision transformer.
 
     Returns:
@@ -56,6 +62,13 @@ def make_encoder(name: str = "resnet50", **options: Any) -> Encoder:
       ValueError: an argument is out of its range.
     """
     _one_of("encoder.name", name, ENCODERS)
+    if lightness:
+        if len(lightness) != 2 or options.get("channels", 3) != 3:
+            raise ValueError(
+                f"lightness is {lightness}, for images of {options.get('channels', 3)} channels; "
+                "expected (mean, std), for images of 3."
+            )
+        return on_lightness(make_encoder(name, **{**options, "channels": 1}), *lightness)
     made = maker(name)(name, **options)
     return made.encoder if isinstance(made, ViT) else made
 
@@ -80,6 +93,10 @@ def as_vit(encoder: Encoder, why: str) -> ViT:
         raise ValueError(
             f"{why} needs a vision transformer, not encoder.name {name!r}; set it to one of "
             f"{', '.join(SIZES)}."
+        )
+    if encoder.config.get("lightness"):
+        raise ValueError(
+            f"{why} needs an encoder that sees the images as they are; set encoder.input=colour."
         )
     return make_vit(**encoder.config)._replace(encoder=encoder)
 

@@ -85,6 +85,59 @@ def network(encoder: Encoder, projector: Head) -> Network:
     return Network(init, apply, encoder, projector.dim or encoder.dim)
 
 
+class Drawing(NamedTuple):
+    """y = d(last map of f(x)), as two pure functions.
+
+    init(key, images_NGHWC) -> (params, stats)     {"encoder": ..., "decoder": ...} both
+    apply(params, stats, images_NGHWC, train, key=None) -> (y of view 0 [N, ...], pooled, stats)
+    encoder(params, extra), features(params, extra, images_NGHWC)    `Method`'s, where params and
+      extra["stats"] contain it
+    """
+
+    init: Callable[[Array, Array], tuple[Tree, Tree]]
+    apply: Callable[..., tuple[Array, Array, Tree]]
+    encoder: Callable[[Tree, Tree], tuple[Tree, Tree]]
+    features: Callable[[Tree, Tree, Array], dict[str, Array]]
+
+
+def drawing(encoder: Encoder, decoder: Head) -> Drawing:
+    """Combine an encoder with a decoder of its last map.
+
+    Args:
+      encoder: f, with a map.
+      decoder: d, from [N, 1, H, W, D] to [N, 1, ...].
+    """
+
+    def init(key: Array, images_NGHWC: Array) -> tuple[Tree, Tree]:
+        encoder_key, decoder_key = jax.random.split(key)
+        params, stats = encoder.init(encoder_key, images_NGHWC)
+
+        def last_map(params: Tree, stats: Tree, images: Array) -> Array:
+            return encoder.apply(params, stats, images, False)[0].maps[-1]
+
+        like = jax.eval_shape(last_map, params, stats, images_NGHWC[:1])
+        own, own_stats = decoder.init(decoder_key, jnp.zeros(like.shape, like.dtype))
+        return {"encoder": params, "decoder": own}, {"encoder": stats, "decoder": own_stats}
+
+    def apply(
+        params: Tree, stats: Tree, images_NGHWC: Array, train: bool, key: Array | None = None
+    ) -> tuple[Array, Array, Tree]:
+        own = params["encoder"], stats["encoder"]
+        out, moved = encoder.apply(*own, images_NGHWC, train, key)
+        own = params["decoder"], stats["decoder"]
+        drawn, decoder_moved = decoder.apply(*own, out.maps[-1], train)
+        return drawn[:, 0], out.pooled, {"encoder": moved, "decoder": decoder_moved}
+
+    def online_encoder(params: Tree, extra: Tree) -> tuple[Tree, Tree]:
+        return params["encoder"], extra["stats"]["encoder"]
+
+    def features(params: Tree, extra: Tree, images_NGHWC: Array) -> dict[str, Array]:
+        out, _ = encoder.apply(*online_encoder(params, extra), images_NGHWC, False)
+        return {"h": out.pooled}
+
+    return Drawing(init, apply, online_encoder, features)
+
+
 def extended(encoder: Encoder, head: Head) -> Encoder:
     """An encoder whose pooled features are those of a head on top of it.
 

@@ -41,10 +41,14 @@ class _Decoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, groups: Groups, train: bool) -> Array:
         n, height, across, _ = x.shape
-        x = self._dense(self.bottleneck, "fc1")(x.reshape(n, -1))
-        x = nn.relu(self.spec.norm("bn1")(x, groups, train))
-        x = self._dense(height * across * self.width, "fc2")(x).reshape(n, height, across, -1)
-        x = nn.relu(self.spec.norm("bn2")(x, groups, train))
+        if self.bottleneck:
+            x = self._dense(self.bottleneck, "fc1")(x.reshape(n, -1))
+            x = nn.relu(self.spec.norm("bn1")(x, groups, train))
+            x = self._dense(height * across * self.width, "fc2")(x).reshape(n, height, across, -1)
+            x = nn.relu(self.spec.norm("bn2")(x, groups, train))
+        else:
+            x = self.spec.conv(self.width, 3, 1, "in_conv")(x)
+            x = nn.relu(self.spec.norm("in_bn")(x, groups, train))
         width, i = self.width, 0
         while x.shape[1] < self.side:
             width, i = max(width // 2, LEAST), i + 1
@@ -64,12 +68,12 @@ def pixel_decoder(
     dtype: jnp.dtype = jnp.float32,
     param_dtype: jnp.dtype = jnp.float32,
 ) -> Head:
-    """A fully connected bottleneck, then doublings of the map's side up to the image's.
+    """A fully connected bottleneck, or none, then doublings of the map's side up to the image's.
 
     Args:
       side: S, px.
       channels: C.
-      bottleneck: width of the layer that sees the whole map.
+      bottleneck: width of the layer that sees the whole map; 0: a 3x3 convolution in its place.
       width: channels of the map that is doubled; half of them after each doubling, 16 at least.
       dtype, param_dtype: of the computation, of the parameters.
 

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from byol_jax.convert.classifier import Classifier, read_classifier
 from byol_jax.core import Method
+from byol_jax.data.source import counted
 from byol_jax.experiment.methods.parts import Facts, Parts
 from byol_jax.methods.distill import Teacher, distill
 from byol_jax.models import heads
@@ -50,11 +51,11 @@ def _check(m: ConfigDict, found: Classifier, parts: Parts, facts: Facts) -> None
             "views.std to the teacher's."
         )
     if m.alpha < 1 and facts.classes != found.classes:
-        data = f"{facts.classes} classes" if facts.classes else "no labels"
+        data = counted(facts.classes, "class", "classes") if facts.classes else "no labels"
         raise ValueError(
-            f"distill.teacher={m.teacher} has {found.classes} classes, and the data {data}; with "
-            f"distill.alpha {m.alpha} their labels count. Set it to 1.0 to learn from the teacher "
-            "alone."
+            f"distill.teacher={m.teacher} has {counted(found.classes, 'class', 'classes')}, and "
+            f"the data {data}; with distill.alpha {m.alpha} their labels count. Set it to 1.0 "
+            "to learn from the teacher alone."
         )
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from byol_jax import models, optim
 from byol_jax.config import group_of
 from byol_jax.core import Encoder
+from byol_jax.experiment.views import normalisation
 from byol_jax.mesh import ANYWHERE, Placement
 from byol_jax.optim import Schedule
 
@@ -24,6 +26,8 @@ class Facts(NamedTuple):
     local: local views of each image, 0 unless the recipe is multi-crop.
     mean, std: that the views are normalised with; () if not known.
     image_size: side of the views, px.
+    views: (count) -> batches of the first views of the run, [B, S, S, C] in 0..1, the same at every
+      start; None if there are no images to look at, or the state comes from a checkpoint.
     """
 
     examples: int
@@ -35,6 +39,7 @@ class Facts(NamedTuple):
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     image_size: int = 224
+    views: Callable[[int], Iterator[np.ndarray]] | None = None
 
 
 class Parts(NamedTuple):
@@ -95,9 +100,24 @@ def check_queue(method: str, size: int, rows: int, views: int) -> None:
 
 
 def build_encoder(config: ConfigDict, channels: int) -> Encoder:
-    """The encoder that a config names."""
+    """The encoder that a config names.
+
+    Args:
+      config: resolved.
+      channels: of the images.
+
+    Raises:
+      ValueError: it is to see the lightness of grey images.
+    """
     group = group_of("encoder.name", config.encoder.name)
-    own = config.get(group, ConfigDict()).to_dict()
+    options = config.encoder.to_dict() | config.get(group, ConfigDict()).to_dict()
     if group == "vit":
-        own["image_size"] = config.image_size
-    return models.make_encoder(**config.encoder.to_dict(), **own, channels=channels)
+        options["image_size"] = config.image_size
+    if options.pop("input") == "lightness":
+        if channels != 3:
+            raise ValueError(
+                f"encoder.input is 'lightness', and the images have {channels} channel(s): they "
+                "have no colours to leave out; set it to colour."
+            )
+        options["lightness"] = normalisation(config, channels)
+    return models.make_encoder(**options, channels=channels)

@@ -191,11 +191,8 @@ def test_every_key_of_a_method_changes_its_program(x64, name):
     base = {**defaults("method.name", name), **BASE, **OWN.get(name, {})}
     base = {k: v for k, v in base.items() if k in GROUPS["method.name"][name]}
     texts = {"": program(METHODS[name](Recorder(base), parts(method=name), FACTS))}
-    for key in base.keys() - {"head_std"}:  # of `init` alone; in test_finetune.py
-        other = METHOD_KEYS[key]
-    for key in base:
-        if key == "images":  # whose number is what is counted; tests/test_colorization.py
-            continue
+    # One is of `init` alone (test_finetune.py), one is counted by (test_colorization.py).
+    for key in base.keys() - {"head_std", "images"}:
         other = METHOD_KEYS.get(f"{name}.{key}", METHOD_KEYS[key])
         if key == "bn":
             other = "joint" if base["bn"] == "per_view" else "per_view"

@@ -7,6 +7,7 @@ import time
 import types
 from pathlib import Path
 
+import fork_server
 import jax
 import numpy as np
 import pytest
@@ -196,7 +197,8 @@ def test_wrong_command_lines(arguments, message):
     """Fails if a wrong word ends in a traceback."""
     done = subprocess.run(
         [sys.executable, "-m", "byol_jax.bench", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        env=fork_server.environment(), cwd=ROOT, capture_output=True, text=True,
+        timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert message in done.stderr

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import few_digits
+import fork_server
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -184,7 +185,8 @@ def test_resident_training_without_tensorflow(tmp_path):
     """Fails if TensorFlow is imported from the config to the last checkpoint."""
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TENSORFLOW, str(tmp_path / "run"), *few_digits.flags()],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+        env=fork_server.environment(), cwd=ROOT, capture_output=True, text=True,
+        timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

@@ -43,7 +43,7 @@ from byol_jax.report.status import status
 from byol_jax.report.views import EXAMPLES, draw_views, with_pictures
 from byol_jax.run_folder import check_data, encoder_location, keep_compiled, same_precision
 from byol_jax.run_lock import only_one
-from byol_jax.train_step import init_state, state_shapes
+from byol_jax.train_step import start_of
 from byol_jax.untrusted import read_lines
 from byol_jax.watch import Profile, RunMonitor, Stop, Watchdog
 from byol_jax.writing import check_writable
@@ -149,7 +149,7 @@ class Run:
         start = (e.method, e.optimizer, self.init_key, batch_shapes(e), e.mesh)
         with self.monitor.doing("start", "reading checkpoints"):
             last = self._newest()
-            like = state_shapes(*start)
+            like, make = start_of(*start)
             saved.check_room(like)
             meta = {} if last is None else saved.meta(last)
             if last is not None:
@@ -158,7 +158,7 @@ class Run:
                 log.say(f"resumed from step {last}")
         if last is None:
             with log.busy("initialising"), self.monitor.doing("start", "initialising"):
-                state = init_state(*start)
+                state = make()
         self.rollbacks = max(self.rollbacks, meta.get("rollbacks", 0))
         if skip_to:
             state = self._moved(state, skip_to)

@@ -35,39 +35,51 @@ def step_keys(root_key: Array, step: Array | int) -> tuple[Array, Array]:
 def init_state(
     method: Method, optimizer: Optimizer, key: Array, batch: Batch, mesh: Mesh
 ) -> TrainState:
-    """The state before step 0, made on the devices (init under jit, so that no array is aliased).
+    """The state before step 0, made on the devices; see `start_of`."""
+    return start_of(method, optimizer, key, batch, mesh)[1]()
+
+
+def state_shapes(
+    method: Method, optimizer: Optimizer, key: Array, batch: Batch, mesh: Mesh
+) -> TrainState:
+    """What `init_state` would return, as shapes with their shardings; see `start_of`."""
+    return start_of(method, optimizer, key, batch, mesh)[0]
+
+
+def start_of(
+    method: Method, optimizer: Optimizer, key: Array, batch: Batch, mesh: Mesh
+) -> tuple[TrainState, Callable[[], TrainState]]:
+    """The state before step 0, from one tracing of `init`.
 
     Args:
       method, optimizer: what will be trained.
       key: of the run.
       batch: arrays or ShapeDtypeStructs of a batch, as the method sees it.
       mesh: where the state is placed, with `mesh.state_sharding`.
+
+    Returns:
+      (its shapes with their shardings; a function that makes it on the devices, under jit, so that
+      no array is aliased).
     """
+    traced, like = jax.make_jaxpr(_init_function(method, optimizer, batch), return_shape=True)(key)
+    structure = jax.tree.structure(like)
+    where = meshes.state_sharding(like, mesh, method.sharded)
+
     # Arrays that `init` closes over (a pre-trained encoder) are passed as arguments: as constants
     # they would be copied into the program that XLA compiles.
-    init = _init_function(method, optimizer, batch)
-    traced, like = jax.make_jaxpr(init, return_shape=True)(key)
-    structure = jax.tree.structure(like)
-
     def run(constants: list[Any], key: Array) -> TrainState:
         return jax.tree.unflatten(
             structure, jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, constants))(key)
         )
 
-    where = meshes.state_sharding(like, mesh, method.sharded)
-    return jax.jit(run, out_shardings=where)([np.asarray(c) for c in traced.consts], key)
+    def make() -> TrainState:
+        constants = [np.asarray(c) for c in traced.consts]
+        return jax.jit(run, out_shardings=where)(constants, key)
 
+    def placed(x: Any, sharding: Sharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-def state_shapes(
-    method: Method, optimizer: Optimizer, key: Array, batch: Batch, mesh: Mesh
-) -> TrainState:
-    """What `init_state` would return, as shapes with their shardings; see there."""
-    like = jax.eval_shape(_init_function(method, optimizer, batch), key)
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        like,
-        meshes.state_sharding(like, mesh, method.sharded),
-    )
+    return jax.tree.map(placed, like, where), make
 
 
 def _init_function(

@@ -188,9 +188,11 @@ def parse_flags(
 
 
 def run(
-    main: Callable[[], int | None],
+    main: Callable[..., int | None],
     argv: Sequence[str] | None = None,
     config: ConfigDict | None = None,
+    *,
+    arguments: bool = False,
 ) -> None:
     """Parse the flags and call main; an error becomes one line `error: ...` and exit code 2.
 
@@ -200,6 +202,7 @@ def run(
       main: returns the exit code; None: 0.
       argv: the command line; None: that of the process.
       config: for a command without --config FILE: what --config.KEY changes.
+      arguments: `main` takes a list of the arguments that are no flags; otherwise they are refused.
     """
     open_streams()
     argv = expand_home(sys.argv if argv is None else argv)
@@ -230,7 +233,13 @@ def run(
     logging.set_verbosity(logging.ERROR)  # of orbax, tfds and clu; --debug shows more
     if debug:
         logging.set_verbosity(logging.INFO)
-    app.run(lambda rest: guarded(lambda: _call(main, rest)), argv=argv, flags_parser=parse)
+
+    def call(rest: Sequence[str]) -> None:
+        if arguments:
+            sys.exit(main(list(rest[1:])) or 0)
+        _call(main, rest)
+
+    app.run(lambda rest: guarded(lambda: call(rest)), argv=argv, flags_parser=parse)
 
 
 def _call(main: Callable[[], int | None], rest: Sequence[str]) -> None:

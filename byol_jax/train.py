@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import platform
 import signal
 import socket
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+import byol_jax
 from byol_jax import cli, log, mesh, processes
 from byol_jax.checkpoint import Checkpoints, any_saved
 from byol_jax.config import difference, flatten, resolve
@@ -221,6 +223,8 @@ class Run:
             host=socket.gethostname(),
             pid=os.getpid(),
             rollbacks=self.rollbacks,
+            versions={"python": platform.python_version(), "jax": jax.__version__}
+            | {"byol_jax": byol_jax.__version__},
             began=round(self.monitor.clock.began, 3),
         )
 

@@ -39,6 +39,37 @@ def _votes(
     return jnp.einsum("mk,mkc->mc", weight, one_hot)
 
 
+def votes(
+    train_h: np.ndarray,
+    train_y: np.ndarray,
+    test_h: np.ndarray,
+    *,
+    classes: int,
+    k: int,
+    temperature: float,
+) -> np.ndarray:
+    """The weighted votes [M, K] of the k nearest training features for each class; see `knn`.
+
+    Raises:
+      NothingToJudge: no training row is labelled.
+    """
+    known = train_y >= 0
+    if not known.any():
+        raise NothingToJudge("No training image has a label that is known and can be read.")
+    train = normalize(jnp.asarray(train_h[known], jnp.float32))
+    k = neighbours(k, len(train))
+    labels = jnp.asarray(train_y[known])
+    scores = []
+    for start in range(0, len(test_h), CHUNK):
+        pulse.beat()
+        part = np.asarray(test_h[start : start + CHUNK], np.float32)
+        short = CHUNK - len(part)
+        padded = normalize(jnp.asarray(np.pad(part, ((0, short), (0, 0)))))
+        found = _votes(padded, train, labels, k, classes, jnp.float32(temperature))
+        scores.append(np.asarray(found)[: len(part)])
+    return np.concatenate(scores)
+
+
 def knn(
     train_h: np.ndarray,
     train_y: np.ndarray,
@@ -66,18 +97,5 @@ def knn(
 
     Reference: Wu et al. 2018; Caron et al. 2021 (facebookresearch/dino:eval_knn.py).
     """
-    known = train_y >= 0
-    if not known.any():
-        raise NothingToJudge("No training image has a label that is known and can be read.")
-    train = normalize(jnp.asarray(train_h[known], jnp.float32))
-    k = neighbours(k, len(train))
-    labels = jnp.asarray(train_y[known])
-    scores = []
-    for start in range(0, len(test_h), CHUNK):
-        pulse.beat()
-        part = np.asarray(test_h[start : start + CHUNK], np.float32)
-        short = CHUNK - len(part)
-        padded = normalize(jnp.asarray(np.pad(part, ((0, short), (0, 0)))))
-        votes = _votes(padded, train, labels, k, classes, jnp.float32(temperature))
-        scores.append(np.asarray(votes)[: len(part)])
-    return topk_accuracy(np.concatenate(scores), test_y) | {"k": k}
+    scores = votes(train_h, train_y, test_h, classes=classes, k=k, temperature=temperature)
+    return topk_accuracy(scores, test_y) | {"k": neighbours(k, int((train_y >= 0).sum()))}

@@ -37,11 +37,11 @@ def status(workdir: Path) -> str:
     step = max((e.get("step") or 0 for e in events[events.index(start) :]), default=0)
     lines = [
         f"run        {workdir}",
-        f"state      {_state(events, start)}",
+        f"state      {state(events, start)}",
         f"progress   {_progress(start, step, row)}",
         f"machine    {start.get('devices')} x {start.get('kind')}, {start.get('processes')} "
         f"process(es); process 0 is {start.get('pid')} on {start.get('host')}",
-        f"saved      {_checkpoints(workdir)}",
+        f"saved      {checkpoints(workdir)}",
         f"metrics    {_metrics(row)}",
         f"time       {_time(events, len(starts))}",
     ]
@@ -53,23 +53,24 @@ def _last_row(workdir: Path) -> dict[str, Any]:
     return next((r for r in reversed(read_lines(workdir / "metrics.jsonl")) if "step" in r), {})
 
 
-def _state(events: list[Event], start: Event) -> str:
+def state(events: list[Event], start: Event) -> str:
+    """What a run is doing, or how it ended; `start` is the last of its starts."""
     last = events[-1]
     kind, ago = last["event"], max(time.time() - last["time"], 0.0)  # clocks are set back
-    said = f"last heard of {_duration(ago)} ago"
+    said = f"last heard of {duration(ago)} ago"
     if kind == "end":
-        return f"complete since {_duration(ago)}"
+        return f"complete since {duration(ago)}"
     if kind == "stop":
-        return f"stopped by a signal {_duration(ago)} ago; the same command resumes"
+        return f"stopped by a signal {duration(ago)} ago; the same command resumes"
     if kind == "error":
-        return f"ended by an error {_duration(ago)} ago: {last.get('what')}"
+        return f"ended by an error {duration(ago)} ago: {last.get('what')}"
     here = start.get("host") == socket.gethostname()
     if here and not _lives(start.get("pid")):
         return f"DEAD: its process is gone, {said}; the same command resumes"
     times = [e["time"] for e in events[events.index(start) :]]
     usual = max((b - a for a, b in itertools.pairwise(times)), default=60.0)
     if ago > max(SILENT * usual, 60.0):
-        return f"SILENT: {said}, but {_duration(usual)} was the longest so far"
+        return f"SILENT: {said}, but {duration(usual)} was the longest so far"
     return f"running, {said}" if len(times) > 1 else f"starting, {said}"
 
 
@@ -88,18 +89,19 @@ def _progress(start: Event, step: int, row: dict[str, Any]) -> str:
     text = f"step {step:,} of {total:,} ({100 * step / max(total, 1):.1f}%)"
     per_step = row.get("time/step_ms")
     if per_step and step < total:
-        text += f", {_duration((total - step) * per_step / 1000)} left at the present speed"
+        text += f", {duration((total - step) * per_step / 1000)} left at the present speed"
     return text
 
 
-def _checkpoints(workdir: Path) -> str:
+def checkpoints(workdir: Path) -> str:
+    """The whole checkpoints of a run folder, the newest with its age."""
     folders = [p for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
     whole = sorted((int(p.name) for p in folders if (p / MANIFEST_FILE).exists()), reverse=True)
     if not whole:
         return "no checkpoint yet"
     age = time.time() - (workdir / "checkpoints" / str(whole[0]) / MANIFEST_FILE).stat().st_mtime
     rest = f"; also {', '.join(map(str, whole[1:]))}" if whole[1:] else ""
-    return f"step {whole[0]:,}, {_duration(age)} ago{rest}"
+    return f"step {whole[0]:,}, {duration(age)} ago{rest}"
 
 
 def _metrics(row: dict[str, Any]) -> str:
@@ -116,7 +118,7 @@ def _time(events: list[Event], starts: int) -> str:
     total = max(found["total"], 1e-9)
     parts = ("step", "wait", "save", "evaluate", "compile", "start", "lost")
     shares = ", ".join(f"{k} {100 * found[k] / total:.1f}%" for k in parts if found[k] > 0)
-    return f"{_duration(found['total'])} in {starts} start(s): {shares}"
+    return f"{duration(found['total'])} in {starts} start(s): {shares}"
 
 
 def _worries(workdir: Path, events: list[Event], row: dict[str, Any]) -> list[str]:
@@ -136,7 +138,8 @@ def _worries(workdir: Path, events: list[Event], row: dict[str, Any]) -> list[st
     return worries + [f"checkpoints/{name} was set aside" for name in aside]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as H:MM:SS, with days where there are any."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

@@ -45,8 +45,7 @@ def chart(name: str, title: str, words: str, size: tuple[float, float], draw: Dr
       draw: see `Draw`.
     """
     # The object interface: pyplot would keep global state and might look for a display.
-    from cycler import cycler
-    from matplotlib import rc_context
+    from matplotlib import rc_context, rcsetup
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -59,7 +58,7 @@ def chart(name: str, title: str, words: str, size: tuple[float, float], draw: Dr
         paper = dict.fromkeys(("figure.facecolor", "axes.facecolor"), c["paper"])
         rest = {"axes.edgecolor": c["grid"], "grid.color": c["grid"], "font.size": 10}
         rest |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
-        cycle = {"axes.prop_cycle": cycler(color=COLOURS[theme])}
+        cycle = {"axes.prop_cycle": rcsetup.cycler(color=COLOURS[theme])}
         with rc_context(ink | paper | rest | cycle):
             figure = Figure(figsize=size, layout="constrained")
             FigureCanvasAgg(figure)

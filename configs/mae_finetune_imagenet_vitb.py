@@ -20,8 +20,12 @@ from ml_collections import ConfigDict
 
 from byol_jax.config import default_config
 
-# size -> (patch in px, epochs, layer decay, drop path)
-SIZES = {"base": (16, 100, 0.65, 0.1), "large": (16, 50, 0.75, 0.2), "huge": (14, 50, 0.75, 0.3)}
+# size -> (patch in px, epochs, learning rate at batch 256, layer decay, drop path)
+SIZES = {
+    "base": (16, 100, 5e-4, 0.65, 0.1),
+    "large": (16, 50, 1e-3, 0.75, 0.2),
+    "huge": (14, 50, 1e-3, 0.75, 0.3),
+}
 
 
 def get_config(size: str = "base") -> ConfigDict:
@@ -32,7 +36,7 @@ def get_config(size: str = "base") -> ConfigDict:
     """
     if size not in SIZES:
         raise ValueError(f"No recipe for the size {size!r}; expected one of {', '.join(SIZES)}.")
-    patch, epochs, decay, drop = SIZES[size]
+    patch, epochs, lr, decay, drop = SIZES[size]
     c = default_config()
     c.batch_size = 1024
     c.epochs = epochs
@@ -69,13 +73,13 @@ def get_config(size: str = "base") -> ConfigDict:
     c.supervised.smoothing = 0.1
 
     c.optimizer.name = "adamw"
-    c.optimizer.lr = 5e-4
+    c.optimizer.lr = lr
     c.optimizer.lr_scaling = "linear"
     c.optimizer.layer_decay = decay
     c.optimizer.warmup_epochs = 5.0
     c.optimizer.warmup_start = 0.0
     c.optimizer.schedule = "cosine"
-    c.optimizer.final = 5e-4  # 1e-6 of 2e-3, the rate at this batch
+    c.optimizer.final = 1e-6 / (4 * lr)  # of the rate at this batch
     c.optimizer.weight_decay = 0.05
     c.optimizer.weight_decay_end = -1.0
     c.optimizer.exclude = ("bias", "scale", "cls_token", "pos_embed")

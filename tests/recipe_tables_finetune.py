@@ -36,8 +36,6 @@ _IMAGENET = {
     "data.name": "imagenet2012",
     "supervised.mixup": 0.8,
     "supervised.mix_prob": 1.0,
-    "optimizer.lr": 5e-4,
-    "optimizer.final": 5e-4,  # min_lr 1e-6
     "optimizer.warmup_epochs": 5.0,
 }
 
@@ -47,13 +45,15 @@ TABLES = {
         "encoder.name": f"vit_{size}",
         "vit.patch": patch,
         "epochs": epochs,
+        "optimizer.lr": blr,
+        "optimizer.final": final,  # min_lr 1e-6 of blr * 1024 / 256
         "optimizer.layer_decay": decay,
         "encoder.drop_path": drop,
     }
-    for size, patch, epochs, decay, drop in (
-        ("base", 16, 100, 0.65, 0.1),
-        ("large", 16, 50, 0.75, 0.2),
-        ("huge", 14, 50, 0.75, 0.3),
+    for size, patch, epochs, blr, final, decay, drop in (
+        ("base", 16, 100, 5e-4, 5e-4, 0.65, 0.1),
+        ("large", 16, 50, 1e-3, 2.5e-4, 0.75, 0.2),
+        ("huge", 14, 50, 1e-3, 2.5e-4, 0.75, 0.3),
     )
 } | {
     # No paper: what the recipe says of itself.

@@ -253,7 +253,7 @@ def test_histograms_and_confusion_by_loops():
     other = [shared[i][j] for i in range(3) for j in range(3) if i != j]
     got = maps.overlap(found)
     assert got == pytest.approx((100 * np.mean(same), 100 * np.mean(other)))
-    counts = maps.confusion_counts(np.array([0, 0, 1]), np.array([0, 1, 1]), 3)
+    counts = maps.confusion_counts(np.array([0, 0, 1, -1]), np.array([0, 1, 1, 0]), 3)
     assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
 
 

@@ -84,9 +84,16 @@ def _planes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """How many images [K, K] of each class (row) were taken for each class (column)."""
+    """How many images [K, K] of each class (row) were taken for each class (column).
+
+    Args:
+      labels: [N]; -1 does not count.
+      predicted: [N], 0 to K - 1.
+      classes: K.
+    """
+    known = labels >= 0
     counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (labels, predicted), 1)
+    np.add.at(counts, (labels[known], predicted[known]), 1)
     return counts
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from byol_jax.core import TrainState
 from byol_jax.data.pipeline import eval_batches
 from byol_jax.data.source import Source
+from byol_jax.views import lab
 from byol_jax.views.spec import EvalSpec
 
 EXAMPLES = 8
@@ -78,7 +79,7 @@ def with_pictures(
 
 def denormalised(images: np.ndarray, spec: EvalSpec) -> np.ndarray:
     """Images [..., C] in 0..1."""
-    return np.clip(images * np.asarray(spec.std) + np.asarray(spec.mean), 0, 1)
+    return np.clip(lab.denormalised(np.asarray(images), spec.mean, spec.std), 0, 1)
 
 
 def _draw(columns: list[np.ndarray], titles: list[str], path: Path) -> None:

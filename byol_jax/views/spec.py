@@ -93,7 +93,7 @@ class ViewSpec:
 
     Reference: timm:data/transforms_factory.py (transforms_imagenet_train) for the order of
     RandAugment and erasing, data/random_erasing.py (mode "pixel"). NOTE: timm draws a rectangle
-    that does not fit again, up to ten times; here its side is cut, which concerns 1 of 200.
+    that does not fit again, up to ten times; here its side is cut, which happens to 1 in 200.
     """
 
     size: int

@@ -48,6 +48,8 @@ if version("jaxlib") < "0.11":
     COMPILER += " --xla_cpu_use_fusion_emitters=false"
 # A module that is executed as __main__ must not be imported before.
 COMMANDS = {"byol_jax.train", "byol_jax.evaluate", "byol_jax.export"}
+# New objects before a collection, and collections of each generation before one of the next.
+GARBAGE = (100_000, 20, 20)
 LIBRARIES = (
     *("tensorflow", "tensorflow_datasets", "clu.metric_writers", "clu.parameter_overview"),
     *("jax.experimental.multihost_utils", "ml_collections.config_flags", "sklearn.datasets"),
@@ -225,6 +227,7 @@ def _load() -> None:
         sys.modules.pop(name, None)
     gc.collect()
     gc.freeze()  # else the first collection of each child would copy all of this memory
+    gc.set_threshold(*GARBAGE)
 
 
 def _serve(control: socket.socket) -> dict[str, Any]:

@@ -34,11 +34,13 @@ def start(workdir, *flags, devices=2, interpreter=False):
     return fork_server.Process(*command, env=env, **files)
 
 
-def start_two(workdir, *flags, **more):
-    """Two processes of two CPU devices each."""
+def start_two(workdir, *flags, interpreter=False):
+    """Two processes of two CPU devices each, of which one may be a new interpreter."""
     where = (f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2")
     flags = (*where, "--heartbeat_seconds=10", *flags)
-    return [start(workdir, f"--process_id={i}", *flags, **more) for i in (0, 1)]
+    return [
+        start(workdir, f"--process_id={i}", *flags, interpreter=interpreter and i) for i in (0, 1)
+    ]
 
 
 def finish(started):

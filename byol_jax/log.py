@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,39 @@ def _tensorboard(folder: Path, step: int) -> Any:
         return None
     for path in sorted(folder.glob("events.out.tfevents.*")):
         _cut_back_board(path, step)
-    return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
+    return metric_writers.AsyncWriter(_Board(metric_writers.SummaryWriter(str(folder))))
+
+
+class _Board:
+    """A writer of TensorBoard events that is given up where it fails: a full disk.
+
+    It does not end a run, which may still be saved, and ends with a clear error where it cannot.
+    """
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def _do(self, action: Callable[[Any], None]) -> None:
+        if self._writer is None:
+            return
+        try:
+            action(self._writer)
+        except Exception as e:  # TensorFlow's
+            self._writer = None
+            why = str(e).strip().partition("\n")[0]
+            say(f"WARNING: TensorBoard's events end here, they cannot be written: {why}")
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Write one row."""
+        self._do(lambda writer: writer.write_scalars(step, scalars))
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._do(lambda writer: writer.flush())
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._do(lambda writer: writer.close())
 
 
 def _cut_back_board(path: Path, step: int) -> None:

@@ -311,3 +311,24 @@ def test_metrics_are_cut_back_to_the_restored_step(tmp_path):
         f.write('{"step": 40, "train/lo')
     log.MetricsWriter(tmp_path, 20).close()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20]
+
+
+def test_a_run_goes_on_without_tensorboard(tmp_path, monkeypatch, capsys):
+    """Fails if a full disk that TensorBoard's thread meets first ends a run with its traceback."""
+    from clu import metric_writers
+
+    def full(*_):
+        raise RuntimeError("x.tfevents; No space left on device\n\tFailed to flush 11 events")
+
+    monkeypatch.setattr(metric_writers.SummaryWriter, "write_scalars", full)
+    writer = log.MetricsWriter(tmp_path)
+    for step in (10, 20):
+        writer.write(step, {"train/loss": 1.0})
+        writer._board._pool.join()  # its thread has met it
+    writer.write(30, {"train/loss": 1.0})
+    writer.close()
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in rows] == [10, 20, 30]
+    said = capsys.readouterr().err
+    assert said.count("TensorBoard's events end here") == 1
+    assert "No space left on device" in said

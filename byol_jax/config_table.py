@@ -206,6 +206,23 @@ KEYS = {
     "eval.svm_cs": _above_0(
         (0.01, 0.1, 1.0, 10.0, 100.0)
     ),  # lowshot: inverse regularisation, swept
+    # segment, depth: whether the encoder stays as it is, or is trained with the head.
+    "eval.dense_encoder": _one_of("frozen", "finetuned"),
+    # px of the image per position of the encoder's last map; 0: 16 where that is possible (ResNets
+    # with the imagenet stem), else its own
+    "eval.output_stride": _count(0, low=0),
+    "eval.dense_side": _count(0, low=0),  # px, shorter side of all images; 0: as stored
+    "eval.dense_crop": _count(513),  # px, side of the training crops
+    "eval.dense_scales": _above_0((0.5, 2.0)),  # smallest and largest factor on a training image
+    "eval.dense_flip": _share(0.5),  # probability of mirroring a training image
+    "eval.dense_steps": _count(30_000),
+    "eval.dense_batch": _count(16),
+    "eval.dense_lrs": _above_0((0.1, 0.03, 0.01)),  # swept, for this batch
+    "eval.dense_decay": _from_0(1e-4),  # weight decay
+    "eval.dense_width": _count(256),  # channels of the head
+    "eval.dense_taps": _count(6),  # positions from one tap of its convolutions to the next
+    "eval.void": _count((255,), low=0),  # segment: numbers in masks that do not count
+    "eval.depth_unit": _above_0(0.001),  # depth: metres per stored number
 }
 
 _STATISTICS = {

@@ -56,5 +56,7 @@ def test_the_strides_that_an_encoder_can_have():
     assert output_strides(make_encoder("resnet50", sk_ratio=0.0625)) == (32,)
     vit = small_vit().encoder
     assert with_output_stride(vit, vit.config["patch"]) is vit
-    with pytest.raises(ValueError, match=r"eval\.output_stride is 64; expected one of 4, 8, 16, 32"):
+    with pytest.raises(
+        ValueError, match=r"eval\.output_stride is 64; expected one of 4, 8, 16, 32"
+    ):
         with_output_stride(make_encoder("resnet50"), 64)

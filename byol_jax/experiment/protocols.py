@@ -12,6 +12,7 @@ from byol_jax.config import flatten
 from byol_jax.core import starting_from
 from byol_jax.data.source import Source
 from byol_jax.evals.linear import Parts, Protocol, linear
+from byol_jax.experiment.dense import DENSE
 from byol_jax.experiment.evaluation import EvalData
 from byol_jax.experiment.frozen import (
     candidates,
@@ -78,6 +79,8 @@ PROTOCOLS: dict[str, Callable[[RunEncoder, EvalData], dict[str, Any]]] = {
     "lowshot": run_lowshot,
 }
 
+NAMES = (*PROTOCOLS, *DENSE)
+
 # What each protocol reads of the config; a name that ends in a dot stands for all that begin so.
 _OF_ALL = (
     "seed",
@@ -89,6 +92,13 @@ _OF_ALL = (
     "eval.batch_size",
     "eval.resize",
     "eval.antialias",
+)
+_OF_DENSE = (
+    *("seed", "data.name", "data.dir", "data.bits", "data.max_damaged"),
+    *("eval.dense_encoder", "eval.output_stride", "eval.dense_side", "eval.dense_crop"),
+    *("eval.dense_scales", "eval.dense_flip", "eval.dense_steps", "eval.dense_batch"),
+    *("eval.dense_lrs", "eval.dense_decay", "eval.dense_width", "eval.dense_taps"),
+    "eval.validation",
 )
 _TRAINED = (
     "eval.epochs",
@@ -110,14 +120,21 @@ READS: dict[str, tuple[str, ...]] = {
         *("eval.train_examples", "eval.lowshot_shots", "eval.lowshot_draws", "eval.svm_cs"),
         *("eval.fewshot_c", "eval.validation"),
     ),
+    "segment": ("eval.void",),
+    "depth": ("eval.depth_unit",),
 }
+
+
+def reads_of(protocol: str) -> tuple[str, ...]:
+    """The keys that a protocol reads; one that ends in a dot stands for all that begin so."""
+    return (_OF_DENSE if protocol in DENSE else _OF_ALL) + READS[protocol]
 
 
 def check_reads(protocol: str, own: ConfigDict, asked: ConfigDict) -> None:
     """Refuse a change of a key that a protocol would ignore.
 
     Args:
-      protocol: one of `PROTOCOLS`.
+      protocol: one of `NAMES`.
       own: config of the run.
       asked: the same with changes.
 
@@ -125,11 +142,11 @@ def check_reads(protocol: str, own: ConfigDict, asked: ConfigDict) -> None:
       ValueError: names the first such key.
     """
     before, after = flatten(own), flatten(asked)
-    reads = _OF_ALL + READS[protocol]
+    reads = reads_of(protocol)
     for key in sorted(before.keys() | after.keys()):
         read = any(key == k or (k.endswith(".") and key.startswith(k)) for k in reads)
         if not read and before.get(key) != after.get(key):
-            others = [p for p, keys in READS.items() if key in keys]
+            others = [p for p in NAMES if key in reads_of(p)]
             read_it = "reads it" if len(others) == 1 else "read it"
             why = f"only {' and '.join(others)} {read_it}"
             why = why if others else "the encoder's own value holds"

@@ -193,7 +193,8 @@ def _read(source: Path, export: bool, protocol: str, config: ConfigDict) -> RunE
     """
     from_head = protocol == "finetune" and config.eval.finetune_from == "head1"
     if not export:
-        return read_run(source, from_head=from_head)._replace(config=config)
+        run = read_run(source, from_head=from_head, projector=protocol == "attributes")
+        return run._replace(config=config)
     if from_head:
         raise ValueError(
             "eval.finetune_from is 'head1', but an export has no projector; fine-tune from the run "

@@ -12,6 +12,7 @@ from byol_jax.config import flatten
 from byol_jax.core import starting_from
 from byol_jax.data.source import Source
 from byol_jax.evals.linear import Parts, Protocol, linear
+from byol_jax.experiment.attributes import run_attributes
 from byol_jax.experiment.dense import DENSE
 from byol_jax.experiment.evaluation import EvalData
 from byol_jax.experiment.frozen import (
@@ -77,6 +78,7 @@ PROTOCOLS: dict[str, Callable[[RunEncoder, EvalData], dict[str, Any]]] = {
     "stages": run_stages,
     "retrieval": run_retrieval,
     "lowshot": run_lowshot,
+    "attributes": run_attributes,
 }
 
 NAMES = (*PROTOCOLS, *DENSE)
@@ -120,6 +122,7 @@ READS: dict[str, tuple[str, ...]] = {
         *("eval.train_examples", "eval.lowshot_shots", "eval.lowshot_draws", "eval.svm_cs"),
         *("eval.fewshot_c", "eval.validation"),
     ),
+    "attributes": _REGRESSION,
     "segment": ("eval.void",),
     "depth": ("eval.depth_unit",),
 }

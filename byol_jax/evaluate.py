@@ -28,7 +28,9 @@ from byol_jax.convert.classifier import FILE, save_classifier
 from byol_jax.evals.features import Extracted
 from byol_jax.experiment.dense import DENSE, DenseData, open_dense_data
 from byol_jax.experiment.evaluation import EvalData, open_eval_data
-from byol_jax.experiment.protocols import NAMES, PROTOCOLS, check_reads
+from byol_jax.experiment.protocols import NAMES, PROTOCOLS, SUITE, check_reads
+from byol_jax.experiment.suite import open_suite, run_suite
+from byol_jax.faults import Damage
 from byol_jax.processes import check_devices
 from byol_jax.report.neighbours import draw_neighbours
 from byol_jax.run_folder import RunEncoder, keep_compiled, read_export, read_run, same_precision
@@ -39,6 +41,7 @@ _BY = {"fewshot": "labels per class", "lowshot": "labels per class", "stages": "
 
 # Figures that are no percentages -> their digits.
 _DIGITS = {"rms": 3, "rel": 3}
+_WIDTH = 12  # of a column
 
 
 def table(protocol: str, result: dict[str, Any]) -> str:
@@ -47,12 +50,16 @@ def table(protocol: str, result: dict[str, Any]) -> str:
         rows, title = result["rows"], _BY.get(protocol, protocol)
         columns = [c for c in next(iter(rows.values())) if not c.endswith("_std")]
         width = max(20, *(len(name) + 1 for name in rows))
-        lines = [title.ljust(width) + "".join(c.rjust(10) for c in columns)]
+        lines = [title.ljust(width) + "".join(c.rjust(_WIDTH) for c in columns)]
         for name, row in rows.items():
             shown = (
-                f"{row[c]:10.{_DIGITS.get(c, 1)}f}" if c in row else "-".rjust(10) for c in columns
+                f"{row[c]:{_WIDTH}.{_DIGITS.get(c, 1)}f}" if c in row else "-".rjust(_WIDTH)
+                for c in columns
             )
             lines.append(name.ljust(width) + "".join(shown))
+        if "summary" in result:
+            skipped = ", ".join(f"{name} ({why})" for name, why in result["missing"].items())
+            lines.append(f"{result['summary']}" + (f"; left out: {skipped}" if skipped else ""))
         return "\n".join(lines)
     columns = [c for c in ("top1", "top5") if c in result]
     lines = [protocol.ljust(20) + "".join(c.rjust(9) for c in columns)]
@@ -116,19 +123,15 @@ def evaluate(
         run = _read(source, bool(encoder), protocol, config)
         check_writable(place, "--out")
         judged = _open(run, protocol, place, folder is not None)
-        data = judged.data
-        log.say(
-            f"{protocol} of step {run.info.step} on {data.train.num_examples:,} training and "
-            f"{data.test.num_examples:,} test images of {config.data.name}"
-        )
+        log.say(f"{protocol} of step {run.info.step} on {judged.what}")
         with log.busy(protocol):
             result = judged.run()
     result = {
         "protocol": protocol,
         "method": run.info.method,
         "step": run.info.step,
-        "data": config.data.name,
-        "damaged": sum(len(d.seen) for d in data.damage),
+        "data": judged.name,
+        "damaged": sum(len(d.seen) for d in judged.damage),
     } | result
     try:
         write_json(place, result)
@@ -144,9 +147,14 @@ def evaluate(
 
 
 class _Judged(NamedTuple):
-    """The data that a protocol reads, what runs it, and the classifiers that it has trained."""
+    """What a protocol reads, what runs it, and the classifiers that it has trained.
 
-    data: EvalData | DenseData
+    name: of the data. what: the same in words. damage: counts of what could not be read.
+    """
+
+    name: str
+    what: str
+    damage: tuple[Damage, ...]
     run: Callable[[], dict[str, Any]]
     kept: list[Any]
 
@@ -154,16 +162,29 @@ class _Judged(NamedTuple):
 def _open(run: RunEncoder, protocol: str, place: Path, keeps: bool) -> _Judged:
     """Open the data; `keeps`: whether a classifier is to be kept."""
     kept: list[Any] = []
+    name = run.config.data.name
+    if protocol == SUITE:
+        suite = open_suite(run)
+        what = suite.summary()
+        return _Judged(what, what, suite.damage, lambda: run_suite(run, suite), kept)
     if protocol in DENSE:
         pairs = open_dense_data(run, protocol)
-        return _Judged(pairs, lambda: DENSE[protocol](run, pairs), kept)
+        what = _counts(pairs, name)
+        return _Judged(name, what, pairs.damage, lambda: DENSE[protocol](run, pairs), kept)
     data = open_eval_data(run)
     if keeps:
         data = dataclasses.replace(data, keep=lambda *arrays: kept.append(arrays))
     if not data.test.is_stream:
         show = functools.partial(_show, data, place.with_suffix(".png"))
         data = dataclasses.replace(data, show=show)
-    return _Judged(data, lambda: PROTOCOLS[protocol](run, data), kept)
+    what = _counts(data, name)
+    return _Judged(name, what, data.damage, lambda: PROTOCOLS[protocol](run, data), kept)
+
+
+def _counts(data: EvalData | DenseData, name: str) -> str:
+    return (
+        f"{data.train.num_examples:,} training and {data.test.num_examples:,} test images of {name}"
+    )
 
 
 def _one_source(workdir: Any, encoder: Any, out: Any) -> Path:
@@ -200,7 +221,7 @@ def _read(source: Path, export: bool, protocol: str, config: ConfigDict) -> RunE
             "eval.finetune_from is 'head1', but an export has no projector; fine-tune from the run "
             "(--workdir), or set eval.finetune_from=encoder."
         )
-    if not config.data.name:
+    if not config.data.name and protocol != SUITE:
         raise ValueError(
             "data.name is missing: an export has no data of its own; name those to judge it on: "
             "--config.data.name (digits, npz, folder or a tfds name) and --config.data.dir."

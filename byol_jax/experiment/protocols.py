@@ -81,7 +81,8 @@ PROTOCOLS: dict[str, Callable[[RunEncoder, EvalData], dict[str, Any]]] = {
     "attributes": run_attributes,
 }
 
-NAMES = (*PROTOCOLS, *DENSE)
+SUITE = "suite"
+NAMES = (*PROTOCOLS, *DENSE, SUITE)
 
 # What each protocol reads of the config; a name that ends in a dot stands for all that begin so.
 _OF_ALL = (
@@ -123,6 +124,7 @@ READS: dict[str, tuple[str, ...]] = {
         *("eval.fewshot_c", "eval.validation"),
     ),
     "attributes": _REGRESSION,
+    SUITE: _REGRESSION,
     "segment": ("eval.void",),
     "depth": ("eval.depth_unit",),
 }
@@ -130,7 +132,8 @@ READS: dict[str, tuple[str, ...]] = {
 
 def reads_of(protocol: str) -> tuple[str, ...]:
     """The keys that a protocol reads; one that ends in a dot stands for all that begin so."""
-    return (_OF_DENSE if protocol in DENSE else _OF_ALL) + READS[protocol]
+    own = _OF_DENSE if protocol in DENSE else _OF_ALL
+    return tuple(k for k in own if protocol != SUITE or k != "data.name") + READS[protocol]
 
 
 def check_reads(protocol: str, own: ConfigDict, asked: ConfigDict) -> None:

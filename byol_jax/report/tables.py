@@ -20,6 +20,7 @@ TITLES = {
     "transfer": "Logistic regression, its penalty chosen",
     "stages": "Top-1 by stage of the encoder",
     "retrieval": "Nearest neighbours among the test images",
+    "suite": "Logistic regression on the transfer sets",
     "attributes": "Which transformation was done, from h and from z",
     "segment": "Segmentation",
     "depth": "Depth",

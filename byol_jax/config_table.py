@@ -114,6 +114,8 @@ KEYS = {
     "data.max_damaged": _share(0.02),  # share of the data set; above it the run stops
     "data.bits": Key(0, low=0, high=16),  # in use of images stored in 16 bits; 0: all 16
     "data.orient": Key(False),  # turn photographs upright, as their EXIF data ask for
+    # Text file that names the training images to use, one per line; "": all.
+    "data.ids_file": Key(""),
     "data.train_examples": _count(0, low=0),  # 0: count them; any other number must match
     "data.threads": _count(0, low=0),  # of the input pipeline; 0: automatic
     "mesh.fsdp": _count(1),  # devices that share one copy of the state
@@ -193,6 +195,7 @@ KEYS = {
     # (transfer, stages) or the SVM's C (lowshot).
     "eval.validation": Key(0.1, low=0, high=1, low_open=True, high_open=True),
     "eval.label_fraction": Key(0.1, low=0, high=1, low_open=True),  # finetune: labels used
+    "eval.label_balance": Key(False),  # finetune: equally many labels of each class
     "eval.shots": _count((1, 5, 10)),  # fewshot: labels per class
     "eval.draws": _count(10),  # fewshot: random draws of the labelled images
     # fewshot, lowshot: inverse regularisation of logistic regression

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from byol_jax import log
 from byol_jax.config import flatten
 from byol_jax.core import starting_from
+from byol_jax.data.labels import balanced
 from byol_jax.data.source import Source
 from byol_jax.evals.linear import Parts, Protocol, linear
 from byol_jax.experiment.attributes import run_attributes
@@ -63,7 +64,9 @@ def run_finetune(run: RunEncoder, data: EvalData) -> dict[str, Any]:
     """Fine-tuning on `eval.label_fraction` of the labels, and training from scratch on them."""
     fraction = run.config.eval.label_fraction
     train = data.train
-    if fraction < 1:
+    if fraction < 1 and run.config.eval.label_balance:
+        train = balanced(train, fraction, run.config.seed)
+    elif fraction < 1:
         _, train = _hold_out(train, fraction, run.config.seed, "eval.label_fraction")
     found = _run_supervised(run, data, train, frozen=False)
     return found | {"label_fraction": fraction, "finetune_from": run.config.eval.finetune_from}
@@ -91,6 +94,7 @@ _OF_ALL = (
     "data.dir",
     "data.bits",
     "data.orient",
+    "data.ids_file",
     "data.max_damaged",
     "eval.batch_size",
     "eval.resize",
@@ -110,11 +114,12 @@ _TRAINED = (
     "views.recipe",
     "views.overrides.",
 )
+_LABELS = ("eval.label_balance", *_TRAINED)
 _REGRESSION = ("eval.train_examples", "eval.penalties", "eval.validation")
 READS: dict[str, tuple[str, ...]] = {
     "knn": ("eval.train_examples", "eval.knn_k", "eval.knn_temperature"),
     "linear": ("eval.lrs", "eval.linear_norm", *_TRAINED),
-    "finetune": ("eval.finetune_lrs", "eval.finetune_from", "eval.label_fraction", *_TRAINED),
+    "finetune": ("eval.finetune_lrs", "eval.finetune_from", "eval.label_fraction", *_LABELS),
     "fewshot": ("eval.train_examples", "eval.shots", "eval.draws", "eval.fewshot_c"),
     "transfer": _REGRESSION,
     "stages": ("eval.stage_numbers", *_REGRESSION),
@@ -133,7 +138,8 @@ READS: dict[str, tuple[str, ...]] = {
 def reads_of(protocol: str) -> tuple[str, ...]:
     """The keys that a protocol reads; one that ends in a dot stands for all that begin so."""
     own = _OF_DENSE if protocol in DENSE else _OF_ALL
-    return tuple(k for k in own if protocol != SUITE or k != "data.name") + READS[protocol]
+    left_out = ("data.name", "data.ids_file") if protocol == SUITE else ()
+    return tuple(k for k in own if k not in left_out) + READS[protocol]
 
 
 def check_reads(protocol: str, own: ConfigDict, asked: ConfigDict) -> None:

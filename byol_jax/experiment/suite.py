@@ -87,7 +87,7 @@ def _place(top: Path, name: str, facts: TransferSet) -> tuple[str, str] | None:
 
 def _opened(run: RunEncoder, name: str, folder: str) -> EvalData:
     config = run.config.copy_and_resolve_references()
-    config.data.name, config.data.dir = name, folder
+    config.data.name, config.data.dir, config.data.ids_file = name, folder, ""
     return open_eval_data(run._replace(config=config, data={}))
 
 

@@ -212,7 +212,8 @@ def segment(encoder, pairs, *, frozen, steps=30, devices=2, test=None):
         total = sum(segmentation.confusion(f, t, 4) for f, t in found)
         return segmentation.scores(total)
 
-    head = dense_head(4, width=8, taps=1)
+    dtype = encoder.config["dtype"]
+    head = dense_head(4, width=8, taps=1, dtype=dtype, param_dtype=dtype)
     task = DenseTask(head, pixel_cross_entropy, lambda y: y.argmax(-1), judge, "miou", True)
     plan = DensePlan((0.3,), steps, 4, 0.0, frozen)
     mesh = first_devices(devices)
@@ -251,7 +252,7 @@ def test_fine_tuning_moves_every_parameter_and_devices_do_not_matter(x64):
     states = [segment(given, pairs, frozen=False, steps=3, devices=n)[0] for n in (1, 4)]
     one, four = (named((s.params, s.extra)) for s in states)
     for k, v in one.items():
-        np.testing.assert_allclose(four[k], v, rtol=1e-6, atol=1e-6, err_msg=k)
+        np.testing.assert_allclose(four[k], v, rtol=1e-9, atol=1e-12, err_msg=k)
     moved = named((states[0].params["encoder"], states[0].extra["stats"]))
     for k, v in named(start).items():
         assert (moved[k] != v).all(), k

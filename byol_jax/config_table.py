@@ -114,6 +114,8 @@ KEYS = {
     "data.max_damaged": _share(0.02),  # share of the data set; above it the run stops
     "data.bits": Key(0, low=0, high=16),  # in use of images stored in 16 bits; 0: all 16
     "data.orient": Key(False),  # turn photographs upright, as their EXIF data ask for
+    # Text file that names the training images to use, one per line; "": all.
+    "data.ids_file": Key(""),
     "data.train_examples": _count(0, low=0),  # 0: count them; any other number must match
     "data.threads": _count(0, low=0),  # of the input pipeline; 0: automatic
     "mesh.fsdp": _count(1),  # devices that share one copy of the state
@@ -193,6 +195,7 @@ KEYS = {
     # (transfer, stages) or the SVM's C (lowshot).
     "eval.validation": Key(0.1, low=0, high=1, low_open=True, high_open=True),
     "eval.label_fraction": Key(0.1, low=0, high=1, low_open=True),  # finetune: labels used
+    "eval.label_balance": Key(False),  # finetune: equally many labels of each class
     "eval.shots": _count((1, 5, 10)),  # fewshot: labels per class
     "eval.draws": _count(10),  # fewshot: random draws of the labelled images
     # fewshot, lowshot: inverse regularisation of logistic regression
@@ -206,6 +209,23 @@ KEYS = {
     "eval.svm_cs": _above_0(
         (0.01, 0.1, 1.0, 10.0, 100.0)
     ),  # lowshot: inverse regularisation, swept
+    # segment, depth: whether the encoder stays as it is, or is trained with the head.
+    "eval.dense_encoder": _one_of("frozen", "finetuned"),
+    # px of the image per position of the encoder's last map; 0: 16 where that is possible (ResNets
+    # with the imagenet stem), else its own
+    "eval.output_stride": _count(0, low=0),
+    "eval.dense_side": _count(0, low=0),  # px, shorter side of all images; 0: as stored
+    "eval.dense_crop": _count(513),  # px, side of the training crops
+    "eval.dense_scales": _above_0((0.5, 2.0)),  # smallest and largest factor on a training image
+    "eval.dense_flip": _share(0.5),  # probability of mirroring a training image
+    "eval.dense_steps": _count(30_000),
+    "eval.dense_batch": _count(16),
+    "eval.dense_lrs": _above_0((0.1, 0.03, 0.01)),  # swept, for this batch
+    "eval.dense_decay": _from_0(1e-4),  # weight decay
+    "eval.dense_width": _count(256),  # channels of the head
+    "eval.dense_taps": _count(6),  # positions from one tap of its convolutions to the next
+    "eval.void": _count((255,), low=0),  # segment: numbers in masks that do not count
+    "eval.depth_unit": _above_0(0.001),  # depth: metres per stored number
 }
 
 _STATISTICS = {

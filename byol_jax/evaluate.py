@@ -13,8 +13,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -25,8 +26,11 @@ from byol_jax.config import default_config, nearest, resolve
 from byol_jax.config_file import load_config
 from byol_jax.convert.classifier import FILE, save_classifier
 from byol_jax.evals.features import Extracted
+from byol_jax.experiment.dense import DENSE, DenseData, open_dense_data
 from byol_jax.experiment.evaluation import EvalData, open_eval_data
-from byol_jax.experiment.protocols import PROTOCOLS, check_reads
+from byol_jax.experiment.protocols import NAMES, PROTOCOLS, SUITE, check_reads
+from byol_jax.experiment.suite import open_suite, run_suite
+from byol_jax.faults import Damage
 from byol_jax.processes import check_devices
 from byol_jax.report.neighbours import draw_neighbours
 from byol_jax.run_folder import RunEncoder, keep_compiled, read_export, read_run, same_precision
@@ -35,17 +39,27 @@ from byol_jax.writing import check_writable, write_json
 # What the rows of a result are by.
 _BY = {"fewshot": "labels per class", "lowshot": "labels per class", "stages": "top-1 by stage"}
 
+# Figures that are no percentages -> their digits.
+_DIGITS = {"rms": 3, "rel": 3}
+_WIDTH = 12  # of a column
+
 
 def table(protocol: str, result: dict[str, Any]) -> str:
-    """The result as a table in plain text, accuracies in percent."""
+    """The result as a table in plain text, accuracies in percent, depths in metres."""
     if "rows" in result:
         rows, title = result["rows"], _BY.get(protocol, protocol)
         columns = [c for c in next(iter(rows.values())) if not c.endswith("_std")]
         width = max(20, *(len(name) + 1 for name in rows))
-        lines = [title.ljust(width) + "".join(c.rjust(10) for c in columns)]
+        lines = [title.ljust(width) + "".join(c.rjust(_WIDTH) for c in columns)]
         for name, row in rows.items():
-            shown = (f"{row[c]:10.1f}" if c in row else "-".rjust(10) for c in columns)
+            shown = (
+                f"{row[c]:{_WIDTH}.{_DIGITS.get(c, 1)}f}" if c in row else "-".rjust(_WIDTH)
+                for c in columns
+            )
             lines.append(name.ljust(width) + "".join(shown))
+        if "summary" in result:
+            skipped = ", ".join(f"{name} ({why})" for name, why in result["missing"].items())
+            lines.append(f"{result['summary']}" + (f"; left out: {skipped}" if skipped else ""))
         return "\n".join(lines)
     columns = [c for c in ("top1", "top5") if c in result]
     lines = [protocol.ljust(20) + "".join(c.rjust(9) for c in columns)]
@@ -74,7 +88,7 @@ def evaluate(
 
     Args:
       workdir: folder of the run; None for an export.
-      protocol: one of `PROTOCOLS`.
+      protocol: one of `NAMES`.
       overrides: the run's config, or `config_for_export`, with other values of what the protocol
         reads; None: the run's own. An export needs the data at least.
       out: folder of the result; None: `eval` in the folder of the run. An export needs it.
@@ -92,10 +106,10 @@ def evaluate(
       TrainingError: more images than `data.max_damaged` cannot be read.
       OSError: the result, which is then printed, could not be written after all.
     """
-    if protocol not in PROTOCOLS:
+    if protocol not in NAMES:
         raise ValueError(
-            f"--protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}: "
-            f"{nearest(protocol, PROTOCOLS)}"
+            f"--protocol is {protocol!r}; expected one of {', '.join(NAMES)}: "
+            f"{nearest(protocol, NAMES)}"
         )
     source = _one_source(workdir, encoder, out)
     folder = None if save is None else _new_folder(save, protocol)
@@ -108,25 +122,16 @@ def evaluate(
     with same_precision():
         run = _read(source, bool(encoder), protocol, config)
         check_writable(place, "--out")
-        data = open_eval_data(run)
-        kept: list[Any] = []
-        if folder is not None:
-            data = dataclasses.replace(data, keep=lambda *arrays: kept.append(arrays))
-        if not data.test.is_stream:
-            show = functools.partial(_show, data, place.with_suffix(".png"))
-            data = dataclasses.replace(data, show=show)
-        log.say(
-            f"{protocol} of step {run.info.step} on {data.train.num_examples:,} training and "
-            f"{data.test.num_examples:,} test images of {config.data.name}"
-        )
+        judged = _open(run, protocol, place, folder is not None)
+        log.say(f"{protocol} of step {run.info.step} on {judged.what}")
         with log.busy(protocol):
-            result = PROTOCOLS[protocol](run, data)
+            result = judged.run()
     result = {
         "protocol": protocol,
         "method": run.info.method,
         "step": run.info.step,
-        "data": config.data.name,
-        "damaged": sum(len(d.seen) for d in data.damage),
+        "data": judged.name,
+        "damaged": sum(len(d.seen) for d in judged.damage),
     } | result
     try:
         write_json(place, result)
@@ -135,10 +140,51 @@ def evaluate(
         reason = e.strerror or str(e)
         raise OSError(f"The result above could not be written to {place} ({reason}).") from e
     if folder is not None:
-        params, stats, linear_layer = kept[0]
+        params, stats, linear_layer = judged.kept[0]
         save_classifier(folder, params, stats, linear_layer, run.info)
         log.say(f"saved the classifier to {folder}")
     return result
+
+
+class _Judged(NamedTuple):
+    """What a protocol reads, what runs it, and the classifiers that it has trained.
+
+    name: of the data. what: the same in words. damage: counts of what could not be read.
+    """
+
+    name: str
+    what: str
+    damage: tuple[Damage, ...]
+    run: Callable[[], dict[str, Any]]
+    kept: list[Any]
+
+
+def _open(run: RunEncoder, protocol: str, place: Path, keeps: bool) -> _Judged:
+    """Open the data; `keeps`: whether a classifier is to be kept."""
+    kept: list[Any] = []
+    name = run.config.data.name
+    if protocol == SUITE:
+        suite = open_suite(run)
+        what = suite.summary()
+        return _Judged(what, what, suite.damage, lambda: run_suite(run, suite), kept)
+    if protocol in DENSE:
+        pairs = open_dense_data(run, protocol)
+        what = _counts(pairs, name)
+        return _Judged(name, what, pairs.damage, lambda: DENSE[protocol](run, pairs), kept)
+    data = open_eval_data(run)
+    if keeps:
+        data = dataclasses.replace(data, keep=lambda *arrays: kept.append(arrays))
+    if not data.test.is_stream:
+        show = functools.partial(_show, data, place.with_suffix(".png"))
+        data = dataclasses.replace(data, show=show)
+    what = _counts(data, name)
+    return _Judged(name, what, data.damage, lambda: PROTOCOLS[protocol](run, data), kept)
+
+
+def _counts(data: EvalData | DenseData, name: str) -> str:
+    return (
+        f"{data.train.num_examples:,} training and {data.test.num_examples:,} test images of {name}"
+    )
 
 
 def _one_source(workdir: Any, encoder: Any, out: Any) -> Path:
@@ -168,13 +214,14 @@ def _read(source: Path, export: bool, protocol: str, config: ConfigDict) -> RunE
     """
     from_head = protocol == "finetune" and config.eval.finetune_from == "head1"
     if not export:
-        return read_run(source, from_head=from_head)._replace(config=config)
+        run = read_run(source, from_head=from_head, projector=protocol == "attributes")
+        return run._replace(config=config)
     if from_head:
         raise ValueError(
             "eval.finetune_from is 'head1', but an export has no projector; fine-tune from the run "
             "(--workdir), or set eval.finetune_from=encoder."
         )
-    if not config.data.name:
+    if not config.data.name and protocol != SUITE:
         raise ValueError(
             "data.name is missing: an export has no data of its own; name those to judge it on: "
             "--config.data.name (digits, npz, folder or a tfds name) and --config.data.dir."
@@ -245,7 +292,7 @@ if __name__ == "__main__":
         start = None
     flags.DEFINE_string("workdir", "", "folder of the run")
     flags.DEFINE_string("encoder", "", "folder of an export, in place of a run")
-    flags.DEFINE_string("protocol", "knn", ", ".join(PROTOCOLS))
+    flags.DEFINE_string("protocol", "knn", ", ".join(NAMES))
     flags.DEFINE_string("out", "", "folder of the result; eval in the run folder by default")
     flags.DEFINE_string("save", "", "folder to make for the classifier of linear or finetune")
     flags.DEFINE_bool("debug", False, "show tracebacks and the libraries' logs")

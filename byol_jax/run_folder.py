@@ -149,7 +149,8 @@ class RunEncoder(NamedTuple):
     """The online encoder of a run's newest checkpoint, or of an export, with all it needs.
 
     config: of the run; of an export, what it is to be judged by. data: fingerprint of
-    what it was trained on; {} if not known.
+    what it was trained on; {} if not known. projector: (params, stats) of a run's, if it was asked
+    for and there is one.
     """
 
     config: ConfigDict
@@ -158,15 +159,17 @@ class RunEncoder(NamedTuple):
     stats: Tree
     info: EncoderInfo
     data: Mapping[str, Any]
+    projector: tuple[Tree, Tree] | None = None
 
 
-def read_run(workdir: Path, *, from_head: bool = False) -> RunEncoder:
+def read_run(workdir: Path, *, from_head: bool = False, projector: bool = False) -> RunEncoder:
     """Read the encoder of a run folder from its checkpoint alone, whatever trained it.
 
     Args:
       workdir: folder of the run.
       from_head: the encoder goes on through the first layer of the method's projector, its ReLU
         included, as SimCLR v2 fine-tunes it.
+      projector: read the method's projector too.
 
     Raises:
       ValueError: the folder is not a run, or has no checkpoint yet; or, for `from_head`, the
@@ -194,7 +197,8 @@ def read_run(workdir: Path, *, from_head: bool = False) -> RunEncoder:
     with one_error(unreadable):
         places = (location["params"], location["stats"])
         trees = [_arrays(saved, step, place) for place in places]
-        head = [nested(saved.arrays(step, place)) for place in _PROJECTOR] if from_head else []
+        wanted = from_head or projector
+        head = [nested(saved.arrays(step, place)) for place in _PROJECTOR] if wanted else []
     saved.close()
     if encoder.config["dtype"] == "float64":
         jax.config.update("jax_enable_x64", True)
@@ -202,7 +206,8 @@ def read_run(workdir: Path, *, from_head: bool = False) -> RunEncoder:
         check_arrays(encoder, trees[0], trees[1], where)
     data = meta.get("data")
     known = data if isinstance(data, Mapping) else {}
-    run = RunEncoder(config, encoder, trees[0], trees[1], info, known)
+    own = (head[0], head[1]) if projector and head[0] else None
+    run = RunEncoder(config, encoder, trees[0], trees[1], info, known, own)
     return _from_head(run, *head) if from_head else run
 
 

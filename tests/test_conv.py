@@ -16,8 +16,10 @@ from byol_jax.models.conv import compiling_for, conv
 from byol_jax.train_step import jit_step
 
 ORDER = ("NHWC", "HWIO", "NHWC")
-TORCH = [(k, s, [(k // 2, k // 2)] * 2) for k, s in ((1, 1), (1, 2), (3, 1), (3, 2), (7, 2))]
-SAME = [(k, s, "SAME") for k, s, _ in TORCH]
+# (kernel, stride, taps apart, padding)
+TORCH = [(k, s, 1, [(k // 2, k // 2)] * 2) for k, s in ((1, 1), (1, 2), (3, 1), (3, 2), (7, 2))]
+SAME = [(k, s, 1, "SAME") for k, s, *_ in TORCH]
+DILATED = [(3, 1, 2, [(2, 2)] * 2), (3, 1, 3, [(0, 6), (4, 1)]), (3, 2, 2, "SAME")]
 
 
 def value_and_gradients(convolve, x, kernel, dy):
@@ -25,18 +27,17 @@ def value_and_gradients(convolve, x, kernel, dy):
     return (y, *pull(dy(y.shape)))
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding"), TORCH + SAME)
+@pytest.mark.parametrize(("kernel", "stride", "taps", "padding"), TORCH + SAME + DILATED)
 @pytest.mark.parametrize("size", [(8, 8), (9, 12), (2, 2), (1, 5)])
-def test_value_and_gradients_are_those_of_lax(x64, kernel, stride, padding, size):
-    """Fails if a padding, a flip, a stride or a transpose of either gradient is off."""
+def test_value_and_gradients_are_those_of_lax(x64, kernel, stride, taps, padding, size):
+    """Fails if a padding, a flip, a stride, a dilation or a transpose of either gradient is off."""
     draw = np.random.default_rng(kernel)
     x = draw.standard_normal((3, *size, 4))
     w = draw.standard_normal((kernel, kernel, 4, 5))
     strides = (stride, stride)
-    plain = functools.partial(
-        lax.conv_general_dilated, window_strides=strides, padding=padding, dimension_numbers=ORDER
-    )
-    ours = functools.partial(conv, window_strides=strides, padding=padding)
+    how = {"window_strides": strides, "padding": padding, "rhs_dilation": (taps, taps)}
+    plain = functools.partial(lax.conv_general_dilated, dimension_numbers=ORDER, **how)
+    ours = functools.partial(conv, **how)
 
     def dy(shape):
         return np.random.default_rng(1).standard_normal(shape)
@@ -86,3 +87,5 @@ def test_what_it_cannot_do_is_refused():
     x, w = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
     with pytest.raises(NotImplementedError, match="groups"):
         conv(x, w, (1, 1), "SAME", feature_group_count=2)
+    with pytest.raises(NotImplementedError, match="dilated images"):
+        conv(x, w, (1, 1), "SAME", lhs_dilation=(2, 2))

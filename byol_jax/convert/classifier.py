@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax import traverse_util
+from jax import Array
 
 from byol_jax.convert.info import EncoderInfo, flatten
 from byol_jax.convert.load import read_encoder
 from byol_jax.convert.native import save_encoder
-from byol_jax.core import Encoder, Tree
+from byol_jax.core import Encoder, Features, Tree
 from byol_jax.models import DTYPES, heads
 from byol_jax.models.network import extended
 from byol_jax.untrusted import one_error
@@ -60,6 +62,48 @@ def with_first_layer(encoder: Encoder, params: Tree) -> Encoder:
         param_dtype=kernel.dtype,
     )
     return extended(encoder, layer)
+
+
+def with_projector(encoder: Encoder, params: Tree, stats: Tree) -> Encoder:
+    """An encoder whose pooled features are its own, followed by their projection.
+
+    Args:
+      encoder: f.
+      params, stats: of the projector, "fc1", "bn1", "fc2", ..., as `heads.mlp` names them; a norm
+        without scale and bias is in the statistics alone.
+
+    Returns:
+      The encoder; its parameters and statistics are {"encoder": ..., "head": ...}, and it is for
+      inference alone.
+
+    Raises:
+      ValueError: it is another kind of projector; a phrase.
+    """
+    count = sum(name.startswith("fc") for name in params)
+    layers, norms = ([f"{kind}{i}" for i in range(1, count + 1)] for kind in ("fc", "bn"))
+    if not count or set(params) - {*layers, *norms} or not set(layers) <= set(params):
+        raise ValueError(f"it has the parts {', '.join(sorted(params)) or 'none'}")
+    last, hidden = params[layers[-1]], params[layers[0]]
+    kernels = [params[layer]["kernel"] for layer in layers]
+    head = heads.mlp(
+        tuple(k.shape[1] for k in kernels),
+        norm="bn1" in stats if count > 1 else False,
+        norm_last=norms[-1] in stats,
+        hidden_bias="bias" in hidden if count > 1 else False,
+        last_bias="bias" in last,
+        scale_last="scale" in params.get(norms[-1], {}),
+        dtype=DTYPES[encoder.config["dtype"]],
+        param_dtype=kernels[0].dtype,
+    )
+    both = extended(encoder, head)
+
+    def apply(params: Tree, stats: Tree, images: Array, train: bool) -> tuple[Features, Tree]:
+        found, _ = encoder.apply(params["encoder"], stats["encoder"], images, train)
+        z, _ = head.apply(params["head"], stats["head"], found.pooled, train)
+        pooled = jnp.concatenate([found.pooled, z.astype(found.pooled.dtype)], -1)
+        return Features(pooled, found.maps), stats
+
+    return both._replace(apply=apply, dim=encoder.dim + head.dim)
 
 
 def save_classifier(

@@ -115,7 +115,7 @@ def _load(path: str) -> tuple[dict[str, np.ndarray], str]:
     ):
         wanted = [name for name in file.files if name in _WANTED] or file.files[:10]
         size = sum(_declared(entries, name) for name in wanted)
-        if size > _half_of_memory():
+        if size > half_of_memory():
             raise ValueError(
                 f"its arrays take {size / 2**30:,.1f} GiB, more than half of this machine's memory"
             )
@@ -145,7 +145,8 @@ def _declared(entries: zipfile.ZipFile, name: str) -> int:
     return size
 
 
-def _half_of_memory() -> int:
+def half_of_memory() -> int:
+    """Bytes of half of the memory of this machine."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 

@@ -19,6 +19,7 @@ from byol_jax.config import resolve
 from byol_jax.convert.info import EncoderInfo
 from byol_jax.convert.load import read_encoder
 from byol_jax.core import Batch, Encoder, Method, starting_from
+from byol_jax.data.labels import named_in
 from byol_jax.data.opening import open_source
 from byol_jax.data.pipeline import decode_all, steps_per_epoch, train_batches
 from byol_jax.data.rows import why_damaged
@@ -74,6 +75,8 @@ def open_data(config: ConfigDict, split: str, channels: int = 3) -> Source:
         "orient": data.orient,
     }
     source = open_source(data.name, data.dir, split, **options)
+    if split == "train" and data.ids_file:
+        source = named_in(source, data.ids_file)
     for note in source.notes:
         log.say(f"data: {note}")
     return source

@@ -10,8 +10,11 @@ from ml_collections import ConfigDict
 from byol_jax import log
 from byol_jax.config import flatten
 from byol_jax.core import starting_from
+from byol_jax.data.labels import balanced
 from byol_jax.data.source import Source
 from byol_jax.evals.linear import Parts, Protocol, linear
+from byol_jax.experiment.attributes import run_attributes
+from byol_jax.experiment.dense import DENSE
 from byol_jax.experiment.evaluation import EvalData
 from byol_jax.experiment.frozen import (
     candidates,
@@ -61,7 +64,9 @@ def run_finetune(run: RunEncoder, data: EvalData) -> dict[str, Any]:
     """Fine-tuning on `eval.label_fraction` of the labels, and training from scratch on them."""
     fraction = run.config.eval.label_fraction
     train = data.train
-    if fraction < 1:
+    if fraction < 1 and run.config.eval.label_balance:
+        train = balanced(train, fraction, run.config.seed)
+    elif fraction < 1:
         _, train = _hold_out(train, fraction, run.config.seed, "eval.label_fraction")
     found = _run_supervised(run, data, train, frozen=False)
     return found | {"label_fraction": fraction, "finetune_from": run.config.eval.finetune_from}
@@ -76,7 +81,11 @@ PROTOCOLS: dict[str, Callable[[RunEncoder, EvalData], dict[str, Any]]] = {
     "stages": run_stages,
     "retrieval": run_retrieval,
     "lowshot": run_lowshot,
+    "attributes": run_attributes,
 }
+
+SUITE = "suite"
+NAMES = (*PROTOCOLS, *DENSE, SUITE)
 
 # What each protocol reads of the config; a name that ends in a dot stands for all that begin so.
 _OF_ALL = (
@@ -85,10 +94,18 @@ _OF_ALL = (
     "data.dir",
     "data.bits",
     "data.orient",
+    "data.ids_file",
     "data.max_damaged",
     "eval.batch_size",
     "eval.resize",
     "eval.antialias",
+)
+_OF_DENSE = (
+    *("seed", "data.name", "data.dir", "data.bits", "data.max_damaged"),
+    *("eval.dense_encoder", "eval.output_stride", "eval.dense_side", "eval.dense_crop"),
+    *("eval.dense_scales", "eval.dense_flip", "eval.dense_steps", "eval.dense_batch"),
+    *("eval.dense_lrs", "eval.dense_decay", "eval.dense_width", "eval.dense_taps"),
+    "eval.validation",
 )
 _TRAINED = (
     "eval.epochs",
@@ -97,11 +114,12 @@ _TRAINED = (
     "views.recipe",
     "views.overrides.",
 )
+_LABELS = ("eval.label_balance", *_TRAINED)
 _REGRESSION = ("eval.train_examples", "eval.penalties", "eval.validation")
 READS: dict[str, tuple[str, ...]] = {
     "knn": ("eval.train_examples", "eval.knn_k", "eval.knn_temperature"),
     "linear": ("eval.lrs", "eval.linear_norm", *_TRAINED),
-    "finetune": ("eval.finetune_lrs", "eval.finetune_from", "eval.label_fraction", *_TRAINED),
+    "finetune": ("eval.finetune_lrs", "eval.finetune_from", "eval.label_fraction", *_LABELS),
     "fewshot": ("eval.train_examples", "eval.shots", "eval.draws", "eval.fewshot_c"),
     "transfer": _REGRESSION,
     "stages": ("eval.stage_numbers", *_REGRESSION),
@@ -110,14 +128,25 @@ READS: dict[str, tuple[str, ...]] = {
         *("eval.train_examples", "eval.lowshot_shots", "eval.lowshot_draws", "eval.svm_cs"),
         *("eval.fewshot_c", "eval.validation"),
     ),
+    "attributes": _REGRESSION,
+    SUITE: _REGRESSION,
+    "segment": ("eval.void",),
+    "depth": ("eval.depth_unit",),
 }
+
+
+def reads_of(protocol: str) -> tuple[str, ...]:
+    """The keys that a protocol reads; one that ends in a dot stands for all that begin so."""
+    own = _OF_DENSE if protocol in DENSE else _OF_ALL
+    left_out = ("data.name", "data.ids_file") if protocol == SUITE else ()
+    return tuple(k for k in own if k not in left_out) + READS[protocol]
 
 
 def check_reads(protocol: str, own: ConfigDict, asked: ConfigDict) -> None:
     """Refuse a change of a key that a protocol would ignore.
 
     Args:
-      protocol: one of `PROTOCOLS`.
+      protocol: one of `NAMES`.
       own: config of the run.
       asked: the same with changes.
 
@@ -125,11 +154,11 @@ def check_reads(protocol: str, own: ConfigDict, asked: ConfigDict) -> None:
       ValueError: names the first such key.
     """
     before, after = flatten(own), flatten(asked)
-    reads = _OF_ALL + READS[protocol]
+    reads = reads_of(protocol)
     for key in sorted(before.keys() | after.keys()):
         read = any(key == k or (k.endswith(".") and key.startswith(k)) for k in reads)
         if not read and before.get(key) != after.get(key):
-            others = [p for p, keys in READS.items() if key in keys]
+            others = [p for p in NAMES if key in reads_of(p)]
             read_it = "reads it" if len(others) == 1 else "read it"
             why = f"only {' and '.join(others)} {read_it}"
             why = why if others else "the encoder's own value holds"

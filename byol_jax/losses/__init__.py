@@ -9,6 +9,7 @@ from byol_jax.losses.contrastive import (
     regression_with_negatives,
     supervised_contrastive,
 )
+from byol_jax.losses.dense import pixel_cross_entropy, reverse_huber
 from byol_jax.losses.info_nce import info_nce, info_nce_in_batch, symmetric_info_nce
 from byol_jax.losses.instances import instance_nce, instance_softmax
 from byol_jax.losses.predictive import negative_cosine, regression, regression_of_all
@@ -41,9 +42,11 @@ __all__ = [
     "normalize",
     "nt_logistic",
     "nt_xent",
+    "pixel_cross_entropy",
     "regression",
     "regression_of_all",
     "regression_with_negatives",
+    "reverse_huber",
     "sinkhorn",
     "soft_cross_entropy",
     "supervised_contrastive",

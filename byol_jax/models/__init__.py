@@ -32,7 +32,9 @@ __all__ = [
     "make_vit",
     "maker",
     "on_lightness",
+    "output_strides",
     "shuffled",
+    "with_output_stride",
 ]
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32, "float64": jnp.float64}
@@ -115,6 +117,7 @@ def make_conv(
     sk_ratio: float = 0.0,
     dtype: str = "float32",
     channels: int = 3,
+    output_stride: int = 0,
 ) -> Encoder:
     """Build a convolutional encoder.
 
@@ -134,14 +137,17 @@ def make_conv(
       dtype: of the computation: "bfloat16", "float32" (parameters and statistics are float32), or
         "float64" (all of it; for tests).
       channels: image channels.
+      output_stride: px of the image per position of the last map, for dense tasks; 0: its own. See
+        `with_output_stride`.
 
     Returns:
-      The encoder. `encoder.config` holds these arguments; `make_encoder(**config)` rebuilds it.
+      The encoder. `encoder.config` holds these arguments, apart from `output_stride`, on which the
+      parameters do not depend; `make_encoder(**config)` rebuilds it.
 
     Raises:
       ValueError: an argument is out of its range.
     """
-    config: dict[str, Any] = {k: v for k, v in locals().items() if k != "config"}
+    config: dict[str, Any] = {k: v for k, v in locals().items() if k != "output_stride"}
     _one_of("encoder.name", name, ENCODERS)
     _one_of("encoder.stem", stem, ("imagenet", "cifar"))
     _one_of("encoder.padding", padding, ("torch", "same"))
@@ -162,7 +168,7 @@ def make_conv(
                 "project_first, drop_path, remat, space_to_depth and sk_ratio must keep their "
                 "defaults."
             )
-        module, dim = Tiny(width, spec), round(128 * width)
+        module, dim = Tiny(width, spec, output_stride), round(128 * width)
     else:
         if space_to_depth and stem != "imagenet":
             raise ValueError(f"encoder.stem {stem!r} has no 7x7 convolution for space_to_depth.")
@@ -178,9 +184,52 @@ def make_conv(
                 "3x3 convolution it splits; use resnet50 or a deeper one, or set it to 0.0."
             )
         options = (zero_init_last, project_first, drop_path, remat, space_to_depth, sk_ratio)
-        module = ResNet(depth, width, stem, spec, *options)
+        module = ResNet(depth, width, stem, spec, *options, output_stride)
         dim = round(64 * width) * 8 * (4 if DEPTHS[depth][1] else 1)
     return _wrap(module, dim, channels, DTYPES[dtype], config)
+
+
+def output_strides(encoder: Encoder) -> tuple[int, ...]:
+    """The output strides that an encoder can have, px; its own is the last one.
+
+    Args:
+      encoder: made by `make_encoder`, perhaps with another `init`.
+    """
+    c = encoder.config
+    if c["name"] in SIZES:
+        return (c["patch"],)
+    first, last = (1, 4) if c["name"] == "tiny" else (1, 8) if c["stem"] == "cifar" else (4, 32)
+    if c["sk_ratio"]:  # the mean over a map, which mixes the kernels, is over all of its positions
+        return (last,)
+    return tuple(s for s in (1, 2, 4, 8, 16, 32) if first <= s <= last)
+
+
+def with_output_stride(encoder: Encoder, stride: int) -> Encoder:
+    """The encoder with finer last maps and the same parameters, for dense tasks.
+
+    From where the map has that stride, convolutions have none, and their taps are as far apart as
+    the strides left out. At the positions that the plain encoder has, in inference mode, the maps
+    are the same.
+
+    Args:
+      encoder: made by `make_encoder`, perhaps with another `init`.
+      stride: px of the image per position of the last map, one of `output_strides`.
+
+    Raises:
+      ValueError: it is none of them.
+
+    Reference: Chen et al. 2017 (DeepLab); timm's `output_stride`, which has the same taps.
+    """
+    possible = output_strides(encoder)
+    if stride not in possible:
+        raise ValueError(
+            f"eval.output_stride is {stride}; expected one of {', '.join(map(str, possible))} for "
+            f"{encoder.config['name']!r}, or 0."
+        )
+    if stride == possible[-1]:
+        return encoder
+    dilated = make_encoder(**encoder.config, output_stride=stride)
+    return dilated._replace(init=encoder.init)
 
 
 def _wrap(

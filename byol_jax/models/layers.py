@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from byol_jax.models.conv import conv
 from byol_jax.models.norm import GroupBatchNorm
+
+
+class Dilation(NamedTuple):
+    """Of a convolution on a finer map than the plain network has here, with the same parameters.
+
+    taps: pixels of this map per pixel of the plain network's, from one tap to the next. skipped:
+    stride that the plain network has here, and this convolution has not. size: H and W of this map.
+    """
+
+    taps: int
+    skipped: int
+    size: tuple[int, int]
+
+    def padding(self, kernel: int, same: bool) -> list[tuple[int, int]]:
+        """Before and after H and W: where the plain network has a value, this is the same one."""
+        before = [kernel // 2] * 2
+        if same:  # XLA's depends on the size of the plain network's map
+            plain = [-(-side // self.taps) for side in self.size]
+            spans, strides = (kernel,) * 2, (self.skipped,) * 2
+            before = [low for low, _ in lax.padtype_to_pads(plain, spans, strides, "SAME")]
+        return [(low * self.taps, (kernel - 1 - low) * self.taps) for low in before]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +46,22 @@ class ConvSpec:
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
-    def conv(self, features: int, kernel: int, stride: int, name: str) -> nn.Conv:
+    def conv(
+        self, features: int, kernel: int, stride: int, name: str, dilation: Dilation | None = None
+    ) -> nn.Conv:
         """A convolution without bias, kernel x kernel."""
-        pad = kernel // 2
+        taps, pad = 1, kernel // 2
+        padding: str | list[tuple[int, int]] = "SAME"
+        if self.padding != "same":
+            padding = [(pad, pad), (pad, pad)]
+        if dilation is not None:
+            taps, padding = dilation.taps, dilation.padding(kernel, self.padding == "same")
         return nn.Conv(
             features,
             (kernel, kernel),
             (stride, stride),
-            padding="SAME" if self.padding == "same" else [(pad, pad), (pad, pad)],
+            padding=padding,
+            kernel_dilation=(taps, taps),
             use_bias=False,
             dtype=self.dtype,
             param_dtype=self.param_dtype,

@@ -13,7 +13,7 @@ import jax
 from flax import linen as nn
 from jax import Array
 
-from byol_jax.models.layers import ConvSpec
+from byol_jax.models.layers import ConvSpec, Dilation
 from byol_jax.models.norm import Groups
 from byol_jax.models.selective import SelectiveKernels, shortcut_pool
 from byol_jax.models.stem import BlockConv
@@ -40,6 +40,8 @@ class Block(nn.Module):
     zero_init_last: bool
     drop_path: float
     sk_ratio: float = 0.0  # above 0: selective kernels and ResNet-D's shortcut
+    taps: int = 1  # see Dilation: before the strided convolution
+    skipped: int = 1
 
     @nn.compact
     def __call__(self, x: Array, key: Array | None, groups: Groups, train: bool) -> Array:
@@ -64,7 +66,7 @@ class Block(nn.Module):
                     x, groups, train
                 )
                 continue
-            x = spec.conv(width, kernel, stride, f"conv{i}")(x)
+            x = spec.conv(width, kernel, stride, f"conv{i}", self._dilation(x, kernel, i))(x)
             x = spec.norm(f"bn{i}", zero_scale=last and self.zero_init_last)(x, groups, train)
             if not last:
                 x = nn.relu(x)
@@ -77,6 +79,15 @@ class Block(nn.Module):
             kept = jax.random.bernoulli(key, 1 - self.drop_path, (x.shape[0], 1, 1, 1))
             x = x * kept.astype(x.dtype) / (1 - self.drop_path)
         return nn.relu(x + shortcut)
+
+    def _dilation(self, x: Array, kernel: int, i: int) -> Dilation | None:
+        """Of convolution i, from 1; None for those of a plain network."""
+        if kernel == 1 or self.taps * self.skipped == 1:
+            return None
+        size = (x.shape[1], x.shape[2])
+        if i == (2 if self.bottleneck else 1):
+            return Dilation(self.taps, self.skipped, size)
+        return Dilation(self.taps * self.skipped, 1, size)
 
 
 class ResNet(nn.Module):
@@ -97,6 +108,7 @@ class ResNet(nn.Module):
     remat: bool
     space_to_depth: bool = False  # the stem's convolution on blocks of 2x2 pixels
     sk_ratio: float = 0.0  # above 0: selective kernels, ResNet-D's stem and shortcuts
+    output_stride: int = 0  # of the last map; 0: its own
 
     @nn.compact
     def __call__(
@@ -124,7 +136,9 @@ class ResNet(nn.Module):
         # Rematerialise whole blocks: only their inputs are kept for the backward pass.
         block_cls = nn.remat(Block, static_argnums=(3, 4)) if self.remat else Block
         maps, done = [], 0
+        at, taps = 4 if imagenet else 1, 1  # stride of x, and pixels of it per plain pixel
         for stage, count in enumerate(blocks):
+            stride, skipped = _steps(stage, at, self.output_stride)
             if frozen == stage + 1:
                 x = jax.lax.stop_gradient(x)
             for i in range(count):
@@ -132,12 +146,14 @@ class ResNet(nn.Module):
                 x = block_cls(
                     spec,
                     base * 2**stage,
-                    stride=2 if first and stage > 0 else 1,
+                    stride=stride if first else 1,
                     bottleneck=bottleneck,
                     project=first and (stage > 0 or bottleneck or self.project_first),
                     zero_init_last=self.zero_init_last,
                     drop_path=self.drop_path * done / max(sum(blocks) - 1, 1),
                     sk_ratio=self.sk_ratio,
+                    taps=taps if first else taps * skipped,
+                    skipped=skipped if first else 1,
                     name=f"layer{stage + 1}_{i}",
                 )(
                     x,
@@ -146,8 +162,22 @@ class ResNet(nn.Module):
                     train and stage + 1 >= frozen,
                 )
                 done += 1
+            at, taps = at * stride, taps * skipped
             maps.append(x)
         return maps
+
+
+def _steps(stage: int, at: int, output_stride: int) -> tuple[int, int]:
+    """(stride, stride that is skipped) at the first block of a stage, from 0.
+
+    Args:
+      stage: 0 has no stride.
+      at: stride of the map before it.
+      output_stride: the largest of any map; 0: any.
+    """
+    if not stage:
+        return 1, 1
+    return (1, 2) if output_stride and 2 * at > output_stride else (2, 1)
 
 
 class Tiny(nn.Module):
@@ -155,6 +185,7 @@ class Tiny(nn.Module):
 
     width: float
     spec: ConvSpec
+    output_stride: int = 0  # of the last map; 0: its own
 
     @nn.compact
     def __call__(
@@ -162,14 +193,20 @@ class Tiny(nn.Module):
     ) -> list[Array]:
         """Map images [N * G, H, W, C] to the maps of the three stages; see `core.Encoder`."""
         del key
-        maps = []
+        maps, at, taps = [], 1, 1
         for stage, features in enumerate((32, 64, 128)):
             if frozen == stage + 1:
                 x = jax.lax.stop_gradient(x)
             for i in (0, 1):
-                stride = 2 if stage > 0 and i == 0 else 1
+                stride, skipped = (1, 1) if i else _steps(stage, at, self.output_stride)
                 name = f"stage{stage + 1}_{i}"
-                x = self.spec.conv(round(features * self.width), 3, stride, f"{name}_conv")(x)
+                dilation = None
+                if taps * skipped > 1:
+                    dilation = Dilation(taps, skipped, (x.shape[1], x.shape[2]))
+                x = self.spec.conv(
+                    round(features * self.width), 3, stride, f"{name}_conv", dilation
+                )(x)
+                at, taps = at * stride, taps * skipped
                 trained = train and stage + 1 >= frozen
                 x = nn.relu(self.spec.norm(f"{name}_bn")(x, groups, trained))
             maps.append(x)

@@ -20,8 +20,18 @@ TITLES = {
     "transfer": "Logistic regression, its penalty chosen",
     "stages": "Top-1 by stage of the encoder",
     "retrieval": "Nearest neighbours among the test images",
+    "suite": "Logistic regression on the transfer sets",
+    "attributes": "Which transformation was done, from h and from z",
+    "segment": "Segmentation",
+    "depth": "Depth",
 }
-COLUMNS = {"top1": "top-1", "top5": "top-5", "per_class": "mean per class", "map": "mAP"}
+COLUMNS = {
+    **{"top1": "top-1", "top5": "top-5", "per_class": "mean per class", "map": "mAP"},
+    **{"miou": "mIoU", "pixels": "right pixels", "classes": "mean of the classes"},
+    **{f"delta{i}": f"within 1.25^{i}" for i in (1, 2, 3)},
+    **{"rms": "rms, m", "rel": "relative error"},
+}
+DIGITS = {"rms": 3, "rel": 3}
 
 # Linear top-1 on ImageNet with a ResNet-50, as the header of each recipe in configs/ cites it:
 # (method, epochs) -> percent and paper.
@@ -170,7 +180,8 @@ def _cell(values: Mapping[str, Any], column: str) -> str:
     value, spread = values.get(column), values.get(f"{column}_std")
     if value is None:
         return "-"
-    text = number(float(value)) if isinstance(value, int | float) else str(value)
+    digits = DIGITS.get(column, 1)
+    text = number(float(value), digits) if isinstance(value, int | float) else str(value)
     return text if spread is None or column == "all" else f"{text} ± {number(spread)}"
 
 

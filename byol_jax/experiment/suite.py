@@ -1,0 +1,125 @@
+"""The twelve sets that features are transferred to, as far as they are at hand, and others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from byol_jax import log
+from byol_jax.data.facts import TRANSFER, TransferSet
+from byol_jax.data.source import counted, shown
+from byol_jax.experiment.evaluation import EvalData, open_eval_data
+from byol_jax.experiment.frozen import UNTRAINED, run_transfer
+from byol_jax.faults import Damage
+from byol_jax.run_folder import RunEncoder
+
+OTHER = "top1"  # the figure of a set that is none of the twelve
+
+
+class Suite(NamedTuple):
+    """What is judged: the data of each set by its title. missing: titles, each with the reason."""
+
+    sets: dict[str, EvalData]
+    missing: dict[str, str]
+
+    @property
+    def damage(self) -> tuple[Damage, ...]:
+        """The counts of images that could not be read."""
+        return tuple(d for data in self.sets.values() for d in data.damage)
+
+    def summary(self) -> str:
+        """How many of the twelve there are, and how many others."""
+        known = {facts.title for facts in TRANSFER.values()}
+        others = len(self.sets.keys() - known)
+        more = f" and {counted(others, 'other')}" if others else ""
+        return f"{len(self.sets.keys() & known)} of {len(TRANSFER)} sets{more}"
+
+
+def open_suite(run: RunEncoder) -> Suite:
+    """Open the sets that are in the folder `data.dir`.
+
+    A set is a folder of class folders, DIR/NAME/train and DIR/NAME/test with NAME of `TRANSFER`, or
+    prepared by tfds, DIR/TFDS_NAME/VERSION. Any further folder with train/ and test/ is one more.
+
+    Raises:
+      ValueError: the folder does not exist, has no set, or one that cannot be opened.
+    """
+    top = Path(run.config.data.dir).expanduser() if run.config.data.dir else None
+    if top is None or not top.is_dir():
+        raise ValueError(
+            f"{run.config.data.dir!r} is not a folder; expected data.dir to name one that holds a "
+            "folder for each data set (docs/evaluation.md)."
+        )
+    sets: dict[str, EvalData] = {}
+    missing: dict[str, str] = {}
+    for name, facts in TRANSFER.items():
+        place = _place(top, name, facts)
+        if facts.metric == "map11":
+            missing[facts.title] = "images with several labels are not read"
+        elif place is None:
+            missing[facts.title] = "not found"
+        else:
+            sets[facts.title] = _opened(run, *place)
+            _compare(facts, sets[facts.title])
+    for folder in sorted(p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        if folder.name not in TRANSFER and _has_parts(folder):
+            sets[shown(folder.name)] = _opened(run, "folder", str(folder))
+    if not sets:
+        raise ValueError(
+            f"{shown(top)} has none of the data sets {', '.join(TRANSFER)}, and no other folder "
+            "with train/ and test/ in it; each set is a folder of that name."
+        )
+    return Suite(sets, missing)
+
+
+def _has_parts(folder: Path) -> bool:
+    return all((folder / part).is_dir() for part in ("train", "test"))
+
+
+def _place(top: Path, name: str, facts: TransferSet) -> tuple[str, str] | None:
+    """data.name and data.dir of a set; None if it is not there."""
+    if _has_parts(top / name):
+        return "folder", str(top / name)
+    if facts.tfds and any((top / facts.tfds).glob("*/dataset_info.json")):
+        return facts.tfds, str(top)
+    return None
+
+
+def _opened(run: RunEncoder, name: str, folder: str) -> EvalData:
+    config = run.config.copy_and_resolve_references()
+    config.data.name, config.data.dir, config.data.ids_file = name, folder, ""
+    return open_eval_data(run._replace(config=config, data={}))
+
+
+def _compare(facts: TransferSet, data: EvalData) -> None:
+    """Say where a set is not of the published size."""
+    found = data.train.num_examples, data.test.num_examples
+    if found != (facts.train, facts.test):
+        log.say(
+            f"WARNING: {facts.title} has {found[0]:,} training and {found[1]:,} test images; "
+            f"published: {facts.train:,} and {facts.test:,}"
+        )
+
+
+def run_suite(run: RunEncoder, suite: Suite) -> dict[str, Any]:
+    """`run_transfer` on each set, with the set's own figure."""
+    metrics = {facts.title: facts.metric for facts in TRANSFER.values()}
+    rows: dict[str, dict[str, float]] = {}
+    details: dict[str, Any] = {}
+    for title, data in suite.sets.items():
+        log.say(f"{title}:")
+        found = run_transfer(run, data)
+        metric = metrics.get(title, OTHER)
+        for subject, figures in found["rows"].items():
+            rows.setdefault(subject, {})[title] = figures[metric]
+        details[title] = {"metric": metric, **found}
+    for row in rows.values():
+        row["mean"] = sum(row.values()) / len(row)
+    return {
+        "summary": suite.summary(),
+        "missing": suite.missing,
+        "mean": rows[run.info.method]["mean"],
+        "untrained_mean": rows[UNTRAINED]["mean"],
+        "rows": rows,
+        "sets": details,
+    }

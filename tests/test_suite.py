@@ -1,0 +1,80 @@
+"""The transfer sets that are at hand, each by its own figure."""
+
+import json
+import shutil
+
+import pytest
+from test_elsewhere import exported
+from test_results import one_device, pictures  # noqa: F401
+
+from byol_jax.convert.native import save_encoder
+from byol_jax.data.facts import TRANSFER
+from byol_jax.evaluate import config_for_export, evaluate, table
+
+# (train with validation, test, classes, metric), in the order of the papers' tables.
+PUBLISHED = {
+    "Food-101": (75750, 25250, 101, "top1"),
+    "CIFAR-10": (50000, 10000, 10, "top1"),
+    "CIFAR-100": (50000, 10000, 100, "top1"),
+    "Birdsnap": (47386, 2443, 500, "top1"),
+    "SUN397": (19850, 19850, 397, "top1"),
+    "Cars": (8144, 8041, 196, "top1"),
+    "Aircraft": (6667, 3333, 100, "per_class"),
+    "VOC2007": (5011, 4952, 20, "map11"),
+    "DTD": (3760, 1880, 47, "top1"),
+    "Pets": (3680, 3669, 37, "per_class"),
+    "Caltech-101": (3060, 6085, 102, "per_class"),
+    "Flowers": (2040, 6149, 102, "per_class"),
+}
+
+
+def test_the_twelve_are_the_published():
+    """Fails if a size, a metric or the order changes."""
+    found = {f.title: (f.train, f.test, f.classes, f.metric) for f in TRANSFER.values()}
+    assert found == PUBLISHED
+    assert list(found) == list(PUBLISHED)
+
+
+@pytest.mark.usefixtures("quick")
+def test_sets_at_hand_are_judged_and_others_named(tmp_path, capsys):
+    """Fails if a set has another set's figure or data, or what is missing is passed over."""
+    data = tmp_path / "data"
+    pictures(data / "flowers102/train", {"a": 6, "b": 6})
+    pictures(data / "flowers102/test", {"a": 9, "b": 2}, 1)
+    pictures(data / "mine/train", {"x": 5, "y": 5, "z": 5}, 2)
+    pictures(data / "mine/test", {"x": 3, "y": 3, "z": 3}, 3)
+    (data / "other/images").mkdir(parents=True)
+    encoder = {"name": "tiny", "width": 0.25, "channels": 3}
+    folder, _ = exported(tmp_path / "export", save_encoder, **encoder)
+
+    def asked(place, name=""):
+        config = config_for_export()
+        config.data.name, config.data.dir = name, str(place)
+        config.eval.penalties, config.eval.validation, config.eval.batch_size = 4, 0.25, 16
+        return config
+
+    result = evaluate(None, "suite", asked(data), tmp_path / "out", encoder=folder)
+    assert json.loads((tmp_path / "out/suite.json").read_text()) == result
+    assert result["summary"] == "1 of 12 sets and 1 other"
+    assert result["missing"].keys() == PUBLISHED.keys() - {"Flowers"}
+    assert result["missing"]["VOC2007"] == "images with several labels are not read"
+    said = capsys.readouterr().err
+    assert "Flowers has 12 training and 11 test images; published: 2,040 and 6,149" in said
+    place = asked(data / "flowers102", "folder")
+    alone = evaluate(None, "transfer", place, tmp_path / "alone", encoder=folder)
+    for subject, figures in alone["rows"].items():
+        assert result["rows"][subject]["Flowers"] == figures["per_class"]
+    mine = result["sets"]["mine"]
+    assert (mine["test_images"], result["sets"]["Flowers"]["test_images"]) == (9, 11)
+    assert mine["rows"]["simclr"]["top1"] == result["rows"]["simclr"]["mine"]
+    row = result["rows"]["simclr"]
+    assert row["mean"] == pytest.approx((row["Flowers"] + row["mine"]) / 2)
+    shown = table("suite", result).splitlines()
+    assert "Flowers" in shown[0]
+    assert shown[-1].startswith("1 of 12 sets and 1 other; left out: Food-101 (not found)")
+    for name in ("flowers102", "mine"):
+        shutil.rmtree(data / name)
+    with pytest.raises(ValueError, match="has none of the data sets food101, "):
+        evaluate(None, "suite", asked(data), tmp_path / "out", encoder=folder)
+    with pytest.raises(ValueError, match=r"is not a folder; expected data\.dir to name one that"):
+        evaluate(None, "suite", asked(data / "no"), tmp_path / "out", encoder=folder)

@@ -168,8 +168,9 @@ def test_choices_are_the_functions_there_are():
 
 # Texts and names that only the file system, the data or the parameters can judge.
 FREE = (
-    "init_from", "data.name", "data.dir", "optimizer.exclude", "optimizer.lr_factors",
-    "optimizer.lr_fixed", "optimizer.hold", "distill.teacher", "several.tasks",
+    "init_from", "data.name", "data.dir", "data.ids_file", "optimizer.exclude",
+    "optimizer.lr_factors", "optimizer.lr_fixed", "optimizer.hold", "distill.teacher",
+    "several.tasks",
 )  # fmt: skip
 BOUNDED = [k for k, row in all_keys().items() if row.bounded]
 CHOSEN = [k for k, row in all_keys().items() if row.choices]

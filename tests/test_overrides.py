@@ -50,6 +50,7 @@ FREE = {
     "several.tasks": "rotation,jigsaw",
     "data.name": "cifar10",
     "data.dir": "a folder",
+    "data.ids_file": "ids.txt",
     "optimizer.exclude": ("kernel",),
     "optimizer.lr_factors": (("predictor", 0.5), ("bias", 2)),
     "optimizer.lr_fixed": ("predictor", "probe"),

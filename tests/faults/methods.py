@@ -32,7 +32,9 @@ FLOAT64 = ("--config.encoder.dtype=float64", "--config.epochs=2", "--config.log_
 
 def start(method: str, workdir: Path, *flags: str, devices: int = 1) -> fork_server.Process:
     """One process of a run; what it says goes into WORKDIR.said."""
-    few = (*few_digits.flags(), "--config.encoder.width=0.25", "--config.data.steps_per_dispatch=1")
+    few = (*few_digits.flags(), "--config.data.steps_per_dispatch=1")
+    if method != "mae":  # whose transformer is small
+        few = (*few, "--config.encoder.width=0.25")
     often = ("--config.epochs=6", "--config.log_every=1", "--config.checkpoint_every=7")
     command = ("-m", "byol_jax.train", "--config", f"configs/digits.py:{method}", *few, *often)
     env = fork_server.environment(JAX_NUM_CPU_DEVICES=str(devices), JAX_PLATFORMS="cpu")

@@ -158,7 +158,7 @@ def study_of(tmp_path, *published, cells=False):
         for s in made.seeds
         for row in rows
     ]
-    return plan.Plan(made, tmp_path, tuple(all_jobs))
+    return plan.Plan(made, tmp_path, tuple(all_jobs), "c.py")
 
 
 def test_the_table_holds_what_the_runs_found(tmp_path):
@@ -171,7 +171,8 @@ def test_the_table_holds_what_the_runs_found(tmp_path):
     for job in made.jobs:
         if (job.row, job.seed) != ("r2", 2):
             finished(job, float(tops[job.row][job.seed]), 50.0 + job.seed, 0.5)
-    jobs._say_error(made.jobs[-2], "it broke")
+    for job in made.jobs[-3:-1]:  # of one that is done, by another process
+        jobs._say_error(job, "it broke")
     found = table.write_tables(made)
     text = (tmp_path / "table.md").read_text()
     assert "| untrained encoder | 51.0 (50.0-52.0) | - |  |" in text  # once for all rows
@@ -179,7 +180,7 @@ def test_the_table_holds_what_the_runs_found(tmp_path):
     assert "| r2 | 70.5 (70.0-71.0) |" in text
     assert "- r2, seed 2: failed: it broke" in text
     assert found.states["r2", 2] == "failed: it broke"
-    assert found.states["r2", 1] == "done"
+    assert found.states["r1", 2] == found.states["r2", 1] == "done"
     values = json.loads((tmp_path / "table.json").read_text())
     column = values["rows"]["r0"]["columns"]["kNN"]
     assert column["seeds"] == {"0": 90.0, "1": 92.0, "2": 97.0}

@@ -86,6 +86,9 @@ def _merge(
 
 def _state(job: Job) -> str:
     """What a job has come to, in words."""
+    missing = [p for p in job.protocols if not is_judged(job.folder, p)]
+    if is_trained(job.folder) and not missing:
+        return "done"  # whatever another process said of it meanwhile
     error = read_record(job.folder).error
     if error:
         return f"failed: {error}"
@@ -95,8 +98,7 @@ def _state(job: Job) -> str:
         return "not run"
     if not is_trained(job.folder):
         return f"not finished: {state(events, starts[-1])}"
-    missing = [p for p in job.protocols if not is_judged(job.folder, p)]
-    return f"trained, but not judged by {', '.join(missing)}" if missing else "done"
+    return f"trained, but not judged by {', '.join(missing)}"
 
 
 def _results(job: Job) -> dict[str, Any]:

@@ -78,8 +78,8 @@ def run_job(job: Job, workdir: Path) -> int:
             evaluate(job.folder, protocol, config)
             wanted, found = settings(protocol, resolve(config)), digest(job.folder, protocol)
             done = {"settings": wanted, "sha256": found}
-            before = read_record(job.folder)
-            write_record(job.folder, before._replace(judged=before.judged | {protocol: done}))
+            judged = read_record(job.folder).judged | {protocol: done}
+            write_record(job.folder, Record(judged, ""))
     except Exception as error:
         reason = " ".join(str(error).split())[:500]
         _say_error(job, reason or type(error).__name__)
@@ -145,7 +145,9 @@ def processes() -> Iterator[Start]:
             raise Stopped(asked[0])
         return int(child.exitcode or 0)
 
-    before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
+    main = threading.current_thread() is threading.main_thread()  # the one that gets signals
+    numbers = (signal.SIGTERM, signal.SIGINT) if main else ()
+    before = {n: signal.signal(n, pass_on) for n in numbers}
     try:
         yield start
     finally:

@@ -7,6 +7,7 @@ that returns a `Study`. Its runs are ordinary ones, `WORKDIR/ROW/seedN`.
 from __future__ import annotations
 
 import math
+import os
 import re
 import runpy
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,8 @@ NOTHING: Mapping[str, Any] = {}
 FEW_LABELS: Mapping[str, str] = {
     "kNN": "metrics/knn/test_top1",
     "std of z": "metrics/features/z_std",
-    **{shots: f"fewshot/{shots}" for shots in ("1", "5", "10", "all")},
+    "1 label": "fewshot/1",
+    **{f"{shots} labels": f"fewshot/{shots}" for shots in ("5", "10", "all")},
 }
 """Columns of the protocol fewshot, by labels per class; the spread of z is 1 if healthy and 0 if
 collapsed."""
@@ -89,11 +91,16 @@ class Job(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A study in a folder, and its jobs: all rows with the first seed, then with the next."""
+    """A study in a folder, and its jobs: all rows with the first seed, then with the next.
+
+    config: the file that is used. options: --config.KEY=VALUE of all rows.
+    """
 
     study: Study
     workdir: Path
     jobs: tuple[Job, ...]
+    config: str
+    options: tuple[str, ...] = ()
 
 
 def read_config(options: Sequence[str]) -> ConfigDict:
@@ -211,6 +218,7 @@ def make_plan(
         _check_seeds(seeds)
         study = study._replace(seeds=tuple(seeds))
     base, common = _base(options)
+    used = base.partition(":")[0] or os.path.normpath(file.parent / study.config)
     rows = {row.name: _options(study, row, file, base, common) for row in study.rows}
     protocols = {}
     for protocol, overrides in study.protocols.items():
@@ -226,8 +234,8 @@ def make_plan(
             _check_job(job)
         except ValueError as e:
             text = str(e)
-            raise ValueError(text if str(workdir) in text else f"Row {job.row!r}: {text}") from e
-    return Plan(study, workdir, tuple(jobs))
+            raise ValueError(text if str(job.folder) in text else f"Row {job.row!r}: {text}") from e
+    return Plan(study, workdir, tuple(jobs), used, tuple(common))
 
 
 def _base(options: Sequence[str]) -> tuple[str, list[str]]:
@@ -244,7 +252,7 @@ def _key(option: str) -> str:
 
 def _options(study: Study, row: Row, file: Path, base: str, common: Sequence[str]) -> list[str]:
     """The options of a row: its config, and what the study, the user and the row change of it."""
-    config = str(file.parent / study.config)
+    config = os.path.normpath(file.parent / study.config)
     argument = study.argument if row.argument is None else row.argument
     if base:
         config, colon, given = (base, "", "") if Path(base).exists() else base.partition(":")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,10 @@ def markdown(plan: Plan, figures: Figures) -> str:
 def _about(plan: Plan) -> str:
     study = plan.study
     seeds = ", ".join(map(str, study.seeds))
+    options = f" with `{shlex.join(plan.options)}`" if plan.options else ""
     text = (
-        f"`{study.config}`, seeds {seeds}: mean (lowest-highest), test accuracy in percent where "
-        "nothing else is said."
+        f"`{plan.config}`{options}, seeds {seeds}: mean (lowest-highest), test accuracy in "
+        "percent where nothing else is said."
     )
     return text + (f" Published: {study.published}." if study.published else "")
 
@@ -167,7 +169,8 @@ def as_json(plan: Plan, figures: Figures) -> dict[str, Any]:
     found = agreement(study, figures)
     return {
         "name": study.name,
-        "config": study.config,
+        "config": plan.config,
+        "options": list(plan.options),
         "published": study.published,
         "shown": study.shown,
         "columns": dict(study.columns),

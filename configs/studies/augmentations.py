@@ -65,6 +65,6 @@ def get_study(data: str = "digits") -> Study:
         rows=rows,
         overrides={**LAST_ONLY, "views.one_branch": True},
         protocols={"knn": {}} if data == "cifar10" else {"knn": {}, "fewshot": {}},
-        columns={"kNN": "knn/top1"} | ({} if data == "cifar10" else {"5": "fewshot/5"}),
-        shown="kNN" if data == "cifar10" else "5",
+        columns={"kNN": "knn/top1"} | ({} if data == "cifar10" else {"5 labels": "fewshot/5"}),
+        shown="kNN" if data == "cifar10" else "5 labels",
     )

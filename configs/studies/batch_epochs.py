@@ -32,6 +32,6 @@ def get_study(method: str = "simclr") -> Study:
         ],
         overrides=LAST_ONLY,
         protocols={"fewshot": {}},
-        columns={"kNN": "metrics/knn/test_top1", "5": "fewshot/5", "all": "fewshot/all"},
-        shown="5",
+        columns={"kNN": "metrics/knn/test_top1", "5 labels": "fewshot/5"},
+        shown="5 labels",
     )

@@ -33,7 +33,7 @@ def get_study() -> Study:
             _target("BYOL", 72.5),
             _target("BYOL, negatives", 70.9, **negatives),
             _target("no predictor, negatives", 70.7, predictor=False, **negatives),
-            _alone("no predictor, no target, negatives (SimCLR)", 69.4, predictor=False,
+            _alone("negatives alone (SimCLR)", 69.4, predictor=False,
                    **negatives, **both),
             _alone("no target, negatives", 69.1, **negatives, **both),
             _alone("no target", 0.3),
@@ -44,6 +44,6 @@ def get_study() -> Study:
         overrides=LAST_ONLY,
         protocols={"fewshot": {}},
         columns=FEW_LABELS,
-        shown="5",
+        shown="5 labels",
         published=PUBLISHED,
     )  # fmt: skip

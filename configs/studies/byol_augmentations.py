@@ -59,7 +59,7 @@ def get_study(data: str = "digits") -> Study:
         overrides=LAST_ONLY,
         protocols={"knn": {}} if data == "cifar10" else {"knn": {}, "fewshot": {}},
         columns={"kNN": "knn/top1", "probe": "metrics/probe/test_top1"}
-        | ({} if data == "cifar10" else {"5": "fewshot/5"}),
-        shown="kNN" if data == "cifar10" else "5",
+        | ({} if data == "cifar10" else {"5 labels": "fewshot/5"}),
+        shown="kNN" if data == "cifar10" else "5 labels",
         published="ImageNet, linear, ResNet-50, 300 epochs (Grill et al. 2020, figure 3b)",
     )

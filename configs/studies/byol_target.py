@@ -31,6 +31,6 @@ def get_study() -> Study:
         overrides=LAST_ONLY,
         protocols={"fewshot": {}},
         columns=FEW_LABELS,
-        shown="5",
+        shown="5 labels",
         published="ImageNet, linear, ResNet-50, 300 epochs (Grill et al. 2020, table 5a)",
     )

@@ -38,6 +38,6 @@ def get_study() -> Study:
         overrides=LAST_ONLY,
         protocols={"fewshot": {}},
         columns=FEW_LABELS,
-        shown="5",
+        shown="5 labels",
         published="ImageNet, linear, ResNet-50, 100 epochs (Chen et al. 2020, table 4)",
     )

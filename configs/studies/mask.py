@@ -22,6 +22,6 @@ def get_study() -> Study:
         overrides=LAST_ONLY,
         protocols={"fewshot": {}},
         columns={k: v for k, v in FEW_LABELS.items() if k != "std of z"},
-        shown="5",
+        shown="5 labels",
         published="ImageNet, linear, ViT-L, 800 epochs (He et al. 2022, figure 5)",
     )

@@ -24,5 +24,5 @@ def get_study(names: str = ",".join(METHODS)) -> Study:
         overrides=LAST_ONLY,
         protocols={"fewshot": {}},
         columns={"probe": "metrics/probe/test_top1", **FEW_LABELS},
-        shown="5",
+        shown="5 labels",
     )

@@ -32,7 +32,7 @@ USER_ERRORS = (ValueError, TrainingError, OSError, ImportError, flags.Error)
 
 # Flags that name a file or folder: no shell expands the ~ of --workdir=~/runs/mine.
 PATHS = (
-    *("workdir", "encoder", "status", "out", "save", "json", "hlo", "config"),
+    *("workdir", "study", "encoder", "status", "out", "save", "json", "hlo", "config"),
     *("config.data.dir", "config.init_from", "config.distill.teacher"),
 )
 

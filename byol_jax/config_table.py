@@ -124,6 +124,8 @@ KEYS = {
         *("moco_v1", "moco_v2", "npid"),
     ),
     "views.placement": _one_of("host", "device"),  # by tf.data, or in the train step
+    # Augment the first view alone; the others are the whole image.
+    "views.one_branch": Key(False),
     "views.mean": Key((), low=0, high=1),  # per channel, of images in 0..1; (): the data set's
     "views.std": _above_0(()),
     "encoder.name": _one_of(

@@ -51,6 +51,7 @@ LAYERS = {
     "evaluate": 6,
     "export": 6,
     "train": 6,
+    "study": 7,
 }
 TENSORFLOW = ("tensorflow", "tensorflow_datasets", "clu.metric_writers")
 USES_TENSORFLOW = ("data.", "views.host")

@@ -2,10 +2,21 @@
 
 import dataclasses
 
+import jax
+import numpy as np
 import pytest
 
-from byol_jax.views import recipes
-from byol_jax.views.spec import IMAGENET_MEAN, IMAGENET_STD, ViewSpec, check_recipe
+from byol_jax.views import host, recipes
+from byol_jax.views.device import make_views
+from byol_jax.views.spec import (
+    DIGITS_MEAN,
+    DIGITS_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    UNIFORMS,
+    ViewSpec,
+    check_recipe,
+)
 
 MEAN_STD = (IMAGENET_MEAN, IMAGENET_STD)
 
@@ -128,3 +139,30 @@ def test_one_channel_by_overrides():
     assert [v.channels for v in recipes.byol(16, **grey)["views"]] == [1, 1]
     with pytest.raises(ValueError, match=r"saturation is 0.2; expected 0.0 for images of one"):
         recipes.byol(16, (0.5,), (0.5,))
+
+
+def test_one_branch_leaves_the_others_the_whole_image():
+    """Fails if the second view is changed at all, or the first is not what it was.
+
+    (Leave the flip of the second at its default.)
+    """
+    images = np.random.RandomState(0).randint(0, 256, (6, 8, 8, 1)).astype(np.uint8)
+    both = recipes.digits(8)
+    one = recipes.one_branch(both)
+    key = jax.random.key(1)
+    found = make_views(one, cropped=False)({"image": images}, key)["views"]
+    before = make_views(both, cropped=False)({"image": images}, key)["views"]
+    plain = (images / 255.0 - DIGITS_MEAN[0]) / DIGITS_STD[0]
+    np.testing.assert_allclose(found[:, 1], plain, atol=1e-5)
+    np.testing.assert_array_equal(found[:, 0], before[:, 0])
+    assert np.abs(found[:, 0] - plain).max() > 0.5
+    draws = np.random.RandomState(1).rand(6, UNIFORMS).astype(np.float32)
+    second = one["views"][1]
+    made = host.augment(host.crop_batch(images, second, draws), second, draws)
+    np.testing.assert_allclose(made, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", [recipes.crop_flip(8), recipes.multi_crop(8, small=4)])
+def test_one_branch_needs_two_views_alone(recipe):
+    with pytest.raises(ValueError, match="expected two 'views' alone"):
+        recipes.one_branch(recipe)

@@ -167,3 +167,23 @@ def check_reads(protocol: str, own: ConfigDict, asked: ConfigDict) -> None:
                 f"{key} has no effect on --protocol={protocol}: {why}; leave it at "
                 f"{before.get(key)!r}. {protocol} reads {shown}."
             )
+
+
+_PLACES = ("data.dir", "data.max_damaged", "eval.batch_size")
+"""Of those, the keys that a result does not depend on."""
+
+
+def settings(protocol: str, config: ConfigDict) -> dict[str, Any]:
+    """What a result depends on: the keys that a protocol reads, with their values.
+
+    Args:
+      protocol: one of `PROTOCOLS`.
+      config: what it is run with.
+    """
+    reads = tuple(k for k in _OF_ALL + READS[protocol] if k not in _PLACES)
+    flat = flatten(config)
+    return {k: v for k, v in flat.items() if k in reads or k.startswith(_prefixes(reads))}
+
+
+def _prefixes(reads: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(k for k in reads if k.endswith("."))

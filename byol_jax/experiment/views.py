@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from byol_jax.core import Method
 from byol_jax.data.facts import facts_of
-from byol_jax.views.recipes import RECIPES
+from byol_jax.views.recipes import RECIPES, one_branch
 from byol_jax.views.spec import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -52,6 +52,8 @@ def build_views(config: ConfigDict, channels: int) -> tuple[Recipe, EvalSpec]:
     # Small images are not cropped in evaluation: a border of 2 px of 32 may be part of the object.
     resize = config.eval.resize or (size if size < 64 else round(size * 8 / 7))
     recipe = RECIPES[name](size, mean=mean, std=std, **options, **overrides)
+    if config.views.one_branch:
+        recipe = one_branch(recipe)
     return recipe, EvalSpec(size, resize, mean, std, config.eval.antialias)
 
 

@@ -285,6 +285,33 @@ def npid(
     return {"views": _group((view,), overrides, size, mean, std)}
 
 
+def one_branch(recipe: Recipe) -> Recipe:
+    """A recipe with the first view as it is, and the others the whole image.
+
+    Args:
+      recipe: of the one group "views", of two views or more. Of images that are not square "the
+        whole" is a window with a square's shape and the image's area, cut off at the border.
+
+    Raises:
+      ValueError: it has one view, or other groups.
+
+    Reference:
+      Chen et al. 2020, section 3.1. NOTE: there both views start from one random crop, because
+      the images are of different sizes.
+    """
+    views = recipe["views"]
+    if len(recipe) > 1 or len(views) < 2:
+        groups = " and ".join(f"{len(specs)} {name!r}" for name, specs in recipe.items())
+        raise ValueError(
+            f"views.one_branch is true, but the recipe has {groups}; expected two 'views' alone."
+        )
+    off: dict[str, Any] = dict.fromkeys(("flip", "jitter", "saturation", "hue", "grey"), 0.0)
+    whole = {"area": (1.0, 1.0), "aspect": (1.0, 1.0), **off}
+    first = views[0]
+    plain = ViewSpec(first.size, mean=first.mean, std=first.std, **whole)
+    return {"views": (first, *((plain,) * (len(views) - 1)))}
+
+
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "byol": byol,
     "simclr": simclr,

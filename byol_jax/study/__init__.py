@@ -1,0 +1,1 @@
+"""Studies: several runs, judged alike, in one table beside what was published."""

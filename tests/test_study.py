@@ -268,6 +268,13 @@ def test_a_row_that_fails_does_not_keep_the_others_back(tmp_path, capsys):
     changed = write_study(tmp_path, protocols="{'knn': {'eval.knn_k': 7}}")
     with pytest.raises(ValueError, match=r"eval\.knn_k 200, and the study now says 7; put it back"):
         make_plan(changed, tmp_path / "out")
+    # A key that is newer than a result has its default there.
+    found = record.read_record(made.jobs[0].folder)
+    assert found.judged["knn"]["settings"].pop("eval.knn_k") == 200
+    record.write_record(made.jobs[0].folder, found)
+    assert make_plan(write_study(tmp_path), tmp_path / "out").jobs == made.jobs
+    with pytest.raises(ValueError, match=r"eval\.knn_k 200, and the study now says 7; put it back"):
+        make_plan(changed, tmp_path / "out")
 
 
 # Real runs, of ten steps.

@@ -18,9 +18,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from byol_jax import cli
-from byol_jax.config import all_keys, nearest, resolve
+from byol_jax.config import nearest, resolve
 from byol_jax.experiment.protocols import PROTOCOLS, check_reads, settings
-from byol_jax.study.record import read_record
+from byol_jax.study.record import completed, read_record
 from byol_jax.train import check_resume
 
 NOTHING: Mapping[str, Any] = {}
@@ -287,12 +287,6 @@ def _option(key: str, value: Any, where: str) -> str:
     return f"--config.{key}={shown}"
 
 
-def _default(key: str) -> Any:
-    """As it is in JSON."""
-    value = all_keys()[key].default
-    return list(value) if isinstance(value, tuple) else value
-
-
 def _check_job(job: Job) -> None:
     """Check the config and the protocols of a job, and that what was done of it was the same."""
     own = read_config(job.config)
@@ -302,9 +296,7 @@ def _check_job(job: Job) -> None:
         asked = read_config((*job.config, *options))
         check_reads(protocol, own, asked)
         wanted = settings(protocol, resolve(asked))
-        before = done.get(protocol, {}).get("settings", wanted)
-        # A key that did not exist then has the meaning of its default.
-        before = {k: before.get(k, _default(k)) for k in wanted}
+        before = completed(done.get(protocol, {}).get("settings", wanted), wanted)
         changed = [k for k in wanted if wanted[k] != before[k]]
         if changed:
             key = changed[0]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from byol_jax.config import all_keys
 from byol_jax.events import read_events
 from byol_jax.untrusted import read_json
 from byol_jax.writing import write_json
@@ -62,6 +63,16 @@ def digest(folder: Path, protocol: str) -> str:
         return ""
 
 
+def completed(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an earlier result: a key that is newer has its default there."""
+
+    def default(key: str) -> Any:
+        value = all_keys()[key].default
+        return list(value) if isinstance(value, tuple) else value
+
+    return {k: before[k] if k in before else default(k) for k in wanted}
+
+
 def is_judged(folder: Path, protocol: str, wanted: Mapping[str, Any] | None = None) -> bool:
     """Whether the result of a protocol is there, is the one recorded, and as asked for.
 
@@ -71,5 +82,5 @@ def is_judged(folder: Path, protocol: str, wanted: Mapping[str, Any] | None = No
       wanted: the settings; None: whatever they were.
     """
     done = read_record(folder).judged.get(protocol, {})
-    same = wanted is None or done.get("settings") == wanted
+    same = wanted is None or completed(done.get("settings", {}), wanted) == wanted
     return same and bool(done.get("sha256")) and done["sha256"] == digest(folder, protocol)

@@ -281,6 +281,7 @@ class Run(NamedTuple):
     losses: list[float]
     state: Any
     method: Any
+    flops: float  # of a step, per device
 
 
 def after_task(task, batch):
@@ -336,7 +337,7 @@ def trained(name, devices=1, dtype="float64", steps=STEPS):
         losses.append(float(metrics["train/loss"]))
         if i in (0, steps - 1):
             states[i + 1] = named(state)
-    return Run(states, losses, state, method)
+    return Run(states, losses, state, method, step.cost_analysis()["flops"])
 
 
 def a_turn(name):
@@ -434,6 +435,13 @@ def test_one_device_is_four_devices(x64, name):
     for k, value in one.states[STEPS].items():
         np.testing.assert_allclose(four.states[STEPS][k], value, rtol=1e-9, atol=1e-9, err_msg=k)
     np.testing.assert_allclose(four.losses, one.losses, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_devices_share_the_work(x64, name):
+    """Fails if a pass is done by every device for all rows: a gather of rows is not sharded."""
+    most = 0.35 if name == "several" else 0.3  # it fills rows from others before they are cut
+    assert trained(name, 4).flops < most * trained(name, 1).flops
 
 
 # One of every kind of loss and network; each is a compilation.

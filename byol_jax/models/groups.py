@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.experimental.shard_alike import shard_alike
 
 from byol_jax.core import Encoder
 from byol_jax.models.heads import Head
@@ -81,7 +82,9 @@ def shuffled(encoder: Encoder) -> Encoder:
             raise ValueError("Shuffled batch norm needs a `key` in apply during training.")
         order_key, key = jax.random.split(key)
         order = jax.random.permutation(order_key, images_NGHWC.shape[0])
-        out, stats = encoder.apply(params, stats, images_NGHWC[order], train, key, **options)
+        # Else every device would be given all of the rows, and do all of the work.
+        _, images = shard_alike(images_NGHWC, images_NGHWC[order])
+        out, stats = encoder.apply(params, stats, images, train, key, **options)
         back = jnp.argsort(order)
         return jax.tree.map(lambda y: y[back], out), stats
 

@@ -318,7 +318,8 @@ class Made(NamedTuple):
 
 
 @functools.cache
-def made(name, dtype="float64"):
+def made(name, dtype="float64", devices=1):
+    """`devices`: of a method whose trace knows them."""
     method, optimizer = METHODS[name](dtype), OPTIMIZERS[name]()
     batch = batch_for(method, dtype)
     step = jax.jit(make_train_step(method, optimizer), inline=True)
@@ -327,7 +328,7 @@ def made(name, dtype="float64"):
 
 @functools.cache
 def trained(name, devices=1, dtype="float64", steps=STEPS):
-    method, _, batch, start, step = made(name, dtype)
+    method, _, batch, start, step = made(name, dtype, devices if "moco v" in name else 1)
     mesh = first_devices(devices)
     state = placed(start, devices, method.sharded)
     states, losses, batch = {0: named(state)}, [], put_batch(batch, mesh)

@@ -7,17 +7,39 @@ Shape key: N rows, G views.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental.shard_alike import shard_alike
+from jax.sharding import NamedSharding
 
 from byol_jax.core import Encoder
 from byol_jax.models.heads import Head
 
 Module = TypeVar("Module", Encoder, Head)
+_rows: contextvars.ContextVar[NamedSharding | None] = contextvars.ContextVar("rows", default=None)
+
+
+@contextlib.contextmanager
+def rows_placed(sharding: NamedSharding) -> Iterator[None]:
+    """Set how the program traced inside shards rows, for those that a module gathers anew."""
+    token = _rows.set(sharding)
+    try:
+        yield
+    finally:
+        _rows.reset(token)
+
+
+def _shared_out(rows: Array) -> Array:
+    """Else XLA gives every device all rows of a gather, and all of the work that follows."""
+    sharding = _rows.get()
+    if sharding is None or len(rows) % sharding.mesh.size:
+        return rows
+    return jax.lax.with_sharding_constraint(rows, sharding)
 
 
 def joint(module: Module) -> Module:
@@ -82,8 +104,7 @@ def shuffled(encoder: Encoder) -> Encoder:
             raise ValueError("Shuffled batch norm needs a `key` in apply during training.")
         order_key, key = jax.random.split(key)
         order = jax.random.permutation(order_key, images_NGHWC.shape[0])
-        # Else every device would be given all of the rows, and do all of the work.
-        _, images = shard_alike(images_NGHWC, images_NGHWC[order])
+        images = _shared_out(images_NGHWC[order])
         out, stats = encoder.apply(params, stats, images, train, key, **options)
         back = jnp.argsort(order)
         return jax.tree.map(lambda y: y[back], out), stats

@@ -106,8 +106,12 @@ KEYS = {
     # is not finite (or collapsed, with collapse.stop); 0: stop the run.
     "rollbacks": _count(0, low=0),
     "hang_seconds": _from_0(1800.0),  # without progress before the process is ended; 0.0: never
-    "data.name": Key("imagenet2012"),  # digits, folder, npz, or any tfds name
-    "data.dir": Key(""),  # tfds data_dir, the folder of images, or the .npz file
+    "data.name": Key("imagenet2012"),  # digits, folder, npz, clips, or any tfds name
+    "data.dir": Key(""),  # tfds data_dir, the folder of images or clips, or the .npz file
+    "data.frames": _count(0, low=0),  # of each clip, as "frames"; 0: one, as an image
+    "data.stride": _count(1),  # frames of the video from one of them to the next
+    "data.sound": _from_0(0.0),  # seconds of each clip, as "sound"; 0.0: none
+    "data.rate": _count(16_000),  # Hz, of that sound
     "data.placement": _one_of("stream", "resident"),  # resident: decoded, in the devices' memory
     "data.resident_size": _count(0, low=0),  # px, side of the decoded squares; 0: as in evaluation
     "data.steps_per_dispatch": _count(0, low=0),  # with resident data; 0: automatic

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,9 @@ Batch = Mapping[str, Any]
 Before the train step makes the views, one of:
 image  [B, H, W, C]     uint8, whole images of one size
 views, and any further group of the recipe by its name: [B, V, S, S, C] uint8, windows cut by the
-                        host
+                        host; of clips perhaps
+frames [B, T, S, S, C]  alone, all T cut alike
+sound  [B, samples]     float32 in -1..1, of clips, if it is asked for
 row    [B] int32        row of each image in the data resident on the device
 
 What a method sees:
@@ -136,6 +139,8 @@ class Method(NamedTuple):
                                                    drawn at evaluations; None: nothing to see
     task(batch, key) -> batch                      a pretext task, done to the views of a batch
                                                    before `loss` and `init` see them; None: none
+    reads: {"frames": 16}                          number of views of each group that `task` reads;
+                                                   {}: one of "views"
     """
 
     init: Callable[[Array, Batch], tuple[Tree, Tree]]
@@ -149,6 +154,7 @@ class Method(NamedTuple):
     sharded: tuple[str, ...] = ()
     pictures: Callable[[Tree, Tree, Array, Array], dict[str, Array]] | None = None
     task: Callable[[Batch, Array], Batch] | None = None
+    reads: Mapping[str, int] = MappingProxyType({})
 
 
 @jax.tree_util.register_dataclass

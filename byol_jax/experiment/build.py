@@ -59,6 +59,13 @@ class Experiment(NamedTuple):
         return jnp.float64 if self.config.encoder.dtype == "float64" else jnp.float32
 
 
+def clip_of(config: ConfigDict) -> Clip | None:
+    """What is read of each clip; None if the data are images."""
+    data = config.data
+    clip = Clip(max(1, data.frames), data.stride, data.sound, data.rate)
+    return clip if data.name == "clips" else None
+
+
 def open_data(config: ConfigDict, split: str, channels: int = 3) -> Source:
     """Open a part of the data that a config names, and say what was noticed.
 
@@ -73,7 +80,7 @@ def open_data(config: ConfigDict, split: str, channels: int = 3) -> Source:
         "seed": config.seed,
         "bits": data.bits,
         "orient": data.orient,
-        "clip": Clip(max(1, data.frames), data.stride, data.sound, data.rate),
+        "clip": clip_of(config),
     }
     source = open_source(data.name, data.dir, split, **options)
     for note in source.notes:
@@ -134,7 +141,8 @@ def build(
         start = _pretrained(encoder, config.init_from)
     parts = Parts(start, _gather(where), mesh.placement(where))
     method = build_method(config, parts, facts)
-    check_takes(config.method.name, method, config.views.recipe, recipe)
+    sound = bool(source.clip and source.clip.sound)
+    check_takes(config.method.name, method, config.views.recipe, recipe, sound)
     info = EncoderInfo(
         encoder=encoder.config,
         image_size=config.image_size,

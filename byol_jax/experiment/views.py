@@ -73,7 +73,9 @@ def _of_frames(name: str, recipe: Recipe, count: int) -> Recipe:
     return {FRAMES: recipe["views"] * count}
 
 
-def check_takes(name: str, method: Method, recipe_name: str, recipe: Recipe) -> None:
+def check_takes(
+    name: str, method: Method, recipe_name: str, recipe: Recipe, sound: bool = False
+) -> None:
     """Refuse a recipe that does not make the views that a method, or its task, reads.
 
     Args:
@@ -81,12 +83,13 @@ def check_takes(name: str, method: Method, recipe_name: str, recipe: Recipe) -> 
       method: its task, where it has one, makes the views that `method.takes` counts.
       recipe_name: its name.
       recipe: the views of each group.
+      sound: whether the batches have sound.
 
     Raises:
       ValueError: says what is made and what is read.
     """
     takes = (method.reads or TAKES) if method.task else method.takes
-    made = {group: len(views) for group, views in recipe.items()}
+    made = {group: len(views) for group, views in recipe.items()} | ({"sound": 1} if sound else {})
     if made == dict(takes):
         return
 
@@ -94,7 +97,9 @@ def check_takes(name: str, method: Method, recipe_name: str, recipe: Recipe) -> 
         return " and ".join(f"{n} {group!r}" for group, n in counts.items())
 
     hint = "views.recipe byol, simclr, cifar, digits, moco_v1 and moco_v2 make two"
-    if dict(takes) == {"views": 1}:
+    if sound != ("sound" in takes):
+        hint = f"set data.sound to {'0.0' if sound else 'the seconds to read (data.name=clips)'}"
+    elif dict(takes) == {"views": 1}:
         hint = "views.recipe=npid and views.recipe=crop_flip make one view"
     elif FRAMES in made:
         hint = "data.frames=0 makes a view of one frame of each clip"

@@ -468,7 +468,9 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "hop": _count(240),
             "dynamic": _above_0(80.0),  # dB below the loudest, at which values are cut
             "positive": Key(0.5, low=0, high=1, low_open=True, high_open=True),  # share of one clip
-            **_CLASSIFIER | {"hidden": _count(128), "layers": _count(2)},
+            "hidden": _count(128),
+            "layers": _count(2),  # of the classifier: 1 linear
+            "bn_groups": _count(1),
         },
         # Each task with the keys of its own group; how many steps in turn are of each.
         "several": {

@@ -53,7 +53,6 @@ def get_config() -> ConfigDict:
     c.avc.positive = 0.5
     c.avc.hidden = 128
     c.avc.layers = 2
-    c.avc.bn = "joint"
     c.avc.bn_groups = 1
 
     c.optimizer.name = "adamw"

@@ -61,7 +61,6 @@ TABLES = {
         "avc.positive": 0.5,
         "avc.hidden": 128,
         "avc.layers": 2,
-        "avc.bn": "joint",
         "avc.bn_groups": 1,
         "optimizer.name": "adamw",
         "optimizer.lr": 1e-4,

@@ -30,7 +30,7 @@ from byol_jax.experiment.views import build_views
 from byol_jax.optim import Rates, constant
 from byol_jax.train_step import init_state
 
-CLIP = Clip(8, 1, 0.064, 1000)  # 64 samples
+CLIP = Clip(8, 1, 0.5, 1000)
 FACTS = Facts(examples=512, classes=3, steps=20, steps_per_epoch=4, image_size=12, clip=CLIP)
 
 

@@ -39,7 +39,7 @@ def _avc(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
         positive=m.positive,
     )
     same = {k: v for k, v in parts.encoder.config.items() if k not in ("lightness", "channels")}
-    wrap = functools.partial(parts.wrapped, bn=m.bn, groups=m.bn_groups)
+    wrap = functools.partial(parts.wrapped, bn="per_view", groups=m.bn_groups)
     widths = (m.hidden,) * (m.layers - 1) + (2,)
     classifier = heads.mlp(widths, hidden_bias=False, last_bias=True, **parts.dtypes)
     ear = models.make_encoder(**same, channels=1)

@@ -67,14 +67,11 @@ def shuffle(frames: int, *, span: int = 4, apart: int = 1, positive: float = 0.2
         return {**rest, "views": views, "target": ordered_B[:, None].astype(jnp.int32)}
 
     def shown(views_BVSSC: Array, target_BQ: Array, answer_BQ: Array) -> dict[str, Array]:
-        strip = jnp.concatenate(list(jnp.moveaxis(views_BVSSC, 1, 0)), 2)
-        bars = {
-            name: jnp.broadcast_to(
-                2.0 * value_BQ[:, :1, None, None] - 1, (*strip[:, : strip.shape[1] // 4].shape,)
-            )
-            for name, value_BQ in (("found", answer_BQ), ("right", target_BQ))
-        }
-        return {"asked": strip, **bars}
+        titles = ("first", "middle", "last")
+        frames = {title: views_BVSSC[:, i] for i, title in enumerate(titles)}
+        blank = jnp.ones_like(views_BVSSC[:, 0, :, : views_BVSSC.shape[3] // 2])
+        halves = [(2.0 * x_BQ[:, :1, None, None] - 1) * blank for x_BQ in (answer_BQ, target_BQ)]
+        return {**frames, "found, right": jnp.concatenate(halves, 2)}
 
     return Quiz(task, ((0, 1, 2),), 2, shown, reads={FRAMES: frames}, auc=True)
 

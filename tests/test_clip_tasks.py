@@ -57,7 +57,7 @@ def test_triples_are_in_order_if_the_label_says_so():
     """An independent program reads the frames' numbers; fails if the ends are exchanged alone, the
     middle of a positive is one of the ends, or the label is of another row.
 
-    Seen with `<=` for the share of positives, c drawn from b on, and a taken from after d.
+    Seen with c drawn from b on, and with e in place of a.
     """
     quiz = shuffle(FRAMES, span=SPAN, apart=APART)
     batch = {"frames": numbered(), "mask": np.ones(512, np.float32)}
@@ -88,9 +88,12 @@ def test_triples_are_in_order_if_the_label_says_so():
 
 
 def test_windows_are_where_something_moves():
-    """Fails if motion is not that between b and d: a clip that moves at its end only."""
+    """Fails if motion is not that between b and d, of a clip that moves at its end only.
+
+    Seen with the motion from a on.
+    """
     frames = np.zeros((64, FRAMES, 2, 2, 3), np.float32)
-    frames[:, 10:] = np.arange(1, 5)[:, None, None, None]  # b = 8 of the windows that move most
+    frames[:, 10:] = np.arange(1, 5)[:, None, None, None]  # b is 6 to 8, and d 10 to 12
     np.testing.assert_array_equal(motion(jnp.asarray(frames))[0], [0.0] * 9 + [1.0] * 4)
     frames[:, :, 0, 0, 0] += 1e-3 * np.arange(FRAMES)
     made = jax.jit(shuffle(FRAMES, span=SPAN, apart=APART).task)(
@@ -99,8 +102,6 @@ def test_windows_are_where_something_moves():
     seen = np.rint(1e3 * (made["views"][:, :, 0, 0, 0] % 0.5)).astype(int)
     first = seen[:, [0, 2]].min(1)
     assert set(first) <= {6, 7, 8}
-    weights = np.bincount(first, minlength=9)[6:]
-    assert weights.argmax() == 1  # motion 1, 2 and ... of 4 steps: b = 7 ends at 11
 
 
 # --- audio-visual correspondence -----------------------------------------------------------------
@@ -176,7 +177,7 @@ def test_it_learns_what_belongs_together_and_where_it_is(quick):
     """Fails if the two encoders do not see the same clip, or the picture is of another sound.
 
     Two kinds of clips: somewhere a red square with a low tone, or a blue one with a high tone. Seen
-    with targets that were shuffled, and with the gradient's sign changed.
+    with the sounds of other rows, and with the gradient's sign changed.
     """
     method = small()
     random = np.random.default_rng(0)
@@ -210,7 +211,7 @@ def test_it_learns_what_belongs_together_and_where_it_is(quick):
     bright = np.where(side == 0, share[:, 1:3].mean(1), share[:, 5:7].mean(1))
     dark = np.where(side == 0, share[:, 5:7].mean(1), share[:, 1:3].mean(1))
     assert (bright > dark).mean() > 0.8
-    assert pictures["sound"].shape == (16, 9, 7, 1)
+    assert pictures["sound"].shape == (16, 8, 8, 3)
 
 
 # --- from the config -----------------------------------------------------------------------------

@@ -93,7 +93,9 @@ def correspond(encoder: Encoder, ear: Encoder, classifier: Head, pairs: Pairs) -
         share = (share - low) / jnp.maximum(high - low, 1e-6)
         frame = given["views"][:, 0]
         share = jax.image.resize(share, frame.shape[:3], "linear")
-        sound = sounds[:, 0, ::-1]  # low frequencies below
+        # Low frequencies below; of the size and the channels of the frames.
+        sound = jax.image.resize(sounds[:, 0, ::-1], (*frame.shape[:3], 1), "linear")
+        sound = jnp.repeat(sound, frame.shape[-1], -1)
         return {"sound": sound, "where": frame * share[..., None].astype(frame.dtype)}
 
     def online_encoder(params: Tree, extra: Tree) -> tuple[Tree, Tree]:

@@ -67,7 +67,7 @@ def shuffle(frames: int, *, span: int = 4, apart: int = 1, positive: float = 0.2
         return {**rest, "views": views, "target": ordered_B[:, None].astype(jnp.int32)}
 
     def shown(views_BVSSC: Array, target_BQ: Array, answer_BQ: Array) -> dict[str, Array]:
-        titles = ("first", "middle", "last")
+        titles = ("1st", "2nd", "3rd")  # in the order that jit gives them
         frames = {title: views_BVSSC[:, i] for i, title in enumerate(titles)}
         blank = jnp.ones_like(views_BVSSC[:, 0, :, : views_BVSSC.shape[3] // 2])
         halves = [(2.0 * x_BQ[:, :1, None, None] - 1) * blank for x_BQ in (answer_BQ, target_BQ)]

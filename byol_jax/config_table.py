@@ -88,6 +88,8 @@ def _below_1(default: float) -> Key:
     return Key(default, low=0, high=1, high_open=True)
 
 
+OF_CLIPS = ("shuffle", "avc")
+"""Tasks of `data.name=clips`, which is why they are not among those that take turns."""
 TASKS = ("rotation", "jigsaw", "relative", "inpainting", "colorization", "exemplar")
 DTYPES = ("float32", "bfloat16", "float64")
 
@@ -106,8 +108,12 @@ KEYS = {
     # is not finite (or collapsed, with collapse.stop); 0: stop the run.
     "rollbacks": _count(0, low=0),
     "hang_seconds": _from_0(1800.0),  # without progress before the process is ended; 0.0: never
-    "data.name": Key("imagenet2012"),  # digits, folder, npz, or any tfds name
-    "data.dir": Key(""),  # tfds data_dir, the folder of images, or the .npz file
+    "data.name": Key("imagenet2012"),  # digits, folder, npz, clips, or any tfds name
+    "data.dir": Key(""),  # tfds data_dir, the folder of images or clips, or the .npz file
+    "data.frames": _count(0, low=0),  # of each clip, as "frames"; 0: one, as an image
+    "data.stride": _count(1),  # frames of the video from one of them to the next
+    "data.sound": _from_0(0.0),  # seconds of each clip, as "sound"; 0.0: none
+    "data.rate": _count(16_000),  # Hz, of that sound
     "data.placement": _one_of("stream", "resident"),  # resident: decoded, in the devices' memory
     "data.resident_size": _count(0, low=0),  # px, side of the decoded squares; 0: as in evaluation
     "data.steps_per_dispatch": _count(0, low=0),  # with resident data; 0: automatic
@@ -144,6 +150,7 @@ KEYS = {
         *("moco", "mocov3", "simsiam", "nnclr"),
         *("swav", "dino", "npid", "distill", "mae"),
         *TASKS,
+        *OF_CLIPS,
         "several",
     ),
     "method.probe": Key(True),  # train an online linear probe if there are labels
@@ -201,6 +208,8 @@ KEYS = {
     "eval.shots": _count((1, 5, 10)),  # fewshot: labels per class
     "eval.draws": _count(10),  # fewshot: random draws of the labelled images
     # fewshot, lowshot: inverse regularisation of logistic regression
+    # Passes over the test part in which a pretext task asks its questions, at evaluations; 0: none
+    "eval.task": _count(0, low=0),
     "eval.fewshot_c": _above_0(100.0),
     # transfer, stages: penalties of logistic regression that are tried, from 1e5 to 1e-6
     "eval.penalties": _count(45),
@@ -468,6 +477,22 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "power": Key(4.0, low=1),  # largest, of saturation and value
             "hue": Key(0.1, low=0, high=0.5),  # turns to either side, at most
             **{k: key for k, key in _CLASSIFIER.items() if k != "bn"},  # of its one view
+        },
+        "shuffle": {
+            "span": _count(4, low=2),  # frames from the first of the three to the last
+            "apart": _count(1),  # frames from the ends to those that do not lie between them
+            "positive": Key(0.25, low=0, high=1, low_open=True, high_open=True),  # share in order
+            **_CLASSIFIER,
+        },
+        "avc": {
+            "fft": _count(512),  # of a spectrogram: samples of a transform, of a window, and from
+            "window": _count(480),  # one window to the next
+            "hop": _count(240),
+            "dynamic": _above_0(80.0),  # dB below the loudest, at which values are cut
+            "positive": Key(0.5, low=0, high=1, low_open=True, high_open=True),  # share of one clip
+            "hidden": _count(128),
+            "layers": _count(2),  # of the classifier: 1 linear
+            "bn_groups": _count(1),
         },
         # Each task with the keys of its own group; how many steps in turn are of each.
         "several": {

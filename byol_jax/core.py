@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -20,12 +21,15 @@ Batch = Mapping[str, Any]
 Before the train step makes the views, one of:
 image  [B, H, W, C]     uint8, whole images of one size
 views, and any further group of the recipe by its name: [B, V, S, S, C] uint8, windows cut by the
-                        host
+                        host; of clips perhaps
+frames [B, T, S, S, C]  alone, all T cut alike
+sound  [B, samples]     float32 in -1..1, of clips, if it is asked for
 row    [B] int32        row of each image in the data resident on the device
 
 What a method sees:
 views  [B, V, S, S, C]  float, normalised
 (name) [B, V', s, s, C] any further group of the recipe by its name: one array, one size
+spectrogram             [B, 1, F, T, 1] of the sound, if a task makes one
 target                  what a pretext task predicts (never under "label", which the probe reads)
 weight                  how much each part of an image in "target" counts, if the task says so
 index  [B] int32        position of the example in the data set
@@ -132,10 +136,16 @@ class Method(NamedTuple):
     prepare(params) -> params                      done to the parameters before each step
     sharded: ("bank", ...)                         arrays of `extra` with one row for each example,
                                                    whose axis 0 is sharded over all devices
-    pictures(params, extra, images_NHWC, key) -> {title: images_NHWC}    what it makes of images,
-                                                   drawn at evaluations; None: nothing to see
+    pictures(params, extra, images_NHWC, key) -> {title: images_NHWC}    what it makes of images (of
+                                                   clips: of a batch before the task), drawn at
+                                                   evaluations; None: nothing to see
     task(batch, key) -> batch                      a pretext task, done to the views of a batch
                                                    before `loss` and `init` see them; None: none
+    reads: {"frames": 16}                          what `task` reads: number of views of each group,
+                                                   and "sound": 1 of clips; {}: one of "views"
+    answered(params, extra, batch) -> (logits_BQK, target_BQ)    what it answers to the questions of
+                                                   a batch after the task, in inference mode, and
+                                                   the right answers; None: it is asked none
     """
 
     init: Callable[[Array, Batch], tuple[Tree, Tree]]
@@ -147,8 +157,10 @@ class Method(NamedTuple):
     moving: tuple[str, ...] = ("stats",)
     prepare: Callable[[Tree], Tree] = _as_they_are
     sharded: tuple[str, ...] = ()
-    pictures: Callable[[Tree, Tree, Array, Array], dict[str, Array]] | None = None
+    pictures: Callable[[Tree, Tree, Any, Array], dict[str, Array]] | None = None
     task: Callable[[Batch, Array], Batch] | None = None
+    reads: Mapping[str, int] = MappingProxyType({})
+    answered: Callable[[Tree, Tree, Batch], tuple[Array, Array]] | None = None
 
 
 @jax.tree_util.register_dataclass

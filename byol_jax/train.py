@@ -39,6 +39,7 @@ from byol_jax.experiment.build import (
 from byol_jax.experiment.evaluation import build_evaluation
 from byol_jax.experiment.feed import build_feed, build_step, view_renderer
 from byol_jax.experiment.pictures import build_pictures
+from byol_jax.experiment.questions import with_questions
 from byol_jax.faults import Damage, Diverged, TrainingError
 from byol_jax.loop import Hooks, Program, fit
 from byol_jax.report.status import status
@@ -117,7 +118,7 @@ class Run:
         with log.busy("opening the data"), monitor.doing("start", "opening the data"):
             self.e = build(config, resumed=any_saved(workdir))
             self.evaluate = with_pictures(
-                build_evaluation(self.e),
+                with_questions(self.e, build_evaluation(self.e)),
                 build_pictures(self.e),
                 self.e.eval_spec,
                 workdir / "pictures" if self.main else None,

@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import recipe_tables_clips
 import recipe_tables_clusters
 import recipe_tables_finetune
 import recipe_tables_instances
@@ -165,6 +166,7 @@ TABLES |= recipe_tables_instances.TABLES
 TABLES |= recipe_tables_masked.TABLES
 TABLES |= recipe_tables_pretext.TABLES
 TABLES |= recipe_tables_finetune.TABLES
+TABLES |= recipe_tables_clips.TABLES
 
 # byol/utils/augmentations.py (augment_config) and utils/dataset.py; taps: int(side / 10 / 2) each
 # side of the middle one.
@@ -273,6 +275,9 @@ VIEWS = recipe_tables_clusters.VIEWS | {
             "grey": 0.66,
         }
     ],
+    # Clips: the frames of one, all cut alike.
+    "shuffle_ucf101_r18": {"frames": [{**MAE_VIEW, "area": (0.5, 1.0)}] * 18},
+    "avc_audioset_r18": [{**MAE_VIEW, "area": (0.5, 1.0)}],
     "simsiam_cifar10_r18": [_WEAK_VIEW] * 2,
     "simsiam_imagenet_r50": [_MOCO_VIEW] * 2,
     "nnclr_cifar10_r18": [{**CIFAR_VIEW, "solarize": p} for p in (0.0, 0.2)],
@@ -336,7 +341,8 @@ def test_a_recipe_has_its_papers_views(recipe):
             unused |= set() if view["rand_layers"] else {"rand_level", "rand_std", "rand_prob"}
             unused |= set() if view["erase"] else {"erase_area", "erase_aspect"}
             assert view.keys() - table.keys() <= unused
-    assert (spec.mean, spec.std) == (views["views"][0].mean, views["views"][0].std)
+    first = views[next(iter(groups))][0]
+    assert (spec.mean, spec.std) == (first.mean, first.std)
 
 
 def other(row):
@@ -385,7 +391,7 @@ def test_every_config_file_is_allowed():
         build_optimizer(config, Facts(examples=512, classes=3, steps=20, steps_per_epoch=4))
         build_views(config, 1 if config.data.name == "digits" else 3)
         known = config.data.name.partition("/")[0]
-        assert known in FACTS or known == "folder"
+        assert known in FACTS or known in ("folder", "clips")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from byol_jax.methods.barlow import barlow
 from byol_jax.methods.byol import byol
 from byol_jax.methods.classify import classify
 from byol_jax.methods.colorize import colorize
+from byol_jax.methods.correspond import correspond
 from byol_jax.methods.dino import dino, warmed_up
 from byol_jax.methods.distill import Teacher, distill
 from byol_jax.methods.mae import mae
@@ -50,12 +51,14 @@ from byol_jax.models.mae_decoder import mae_decoder
 from byol_jax.models.network import network
 from byol_jax.models.pixel_decoder import pixel_decoder
 from byol_jax.train_step import jit_step, make_train_step
+from byol_jax.views.tasks.avc import avc
 from byol_jax.views.tasks.colorization import bins, colorization
 from byol_jax.views.tasks.exemplar import exemplar
 from byol_jax.views.tasks.inpainting import inpainting
 from byol_jax.views.tasks.jigsaw import jigsaw
 from byol_jax.views.tasks.relative import relative
 from byol_jax.views.tasks.rotation import rotation
+from byol_jax.views.tasks.shuffle import shuffle
 
 STEPS, CLASSES = 20, 3
 
@@ -193,6 +196,12 @@ def colorization_of(dtype):
     return colorize(mini_encoder(dtype), decoder, colorization(2), prior)
 
 
+def avc_of(dtype):
+    pairs = avc(40, fft=16, window=16, hop=4)
+    head = make_head(dtype, (8, 2), hidden_bias=False, last_bias=True)
+    return correspond(mini_encoder(dtype), mini_encoder(dtype, channels=1), head, pairs)
+
+
 def several_of(dtype):
     # Done in the step, with rows that are filled from other devices.
     copies = classify_of(dtype, exemplar(5, 8, patch=4))
@@ -258,6 +267,8 @@ METHODS = {
     "relative": relative_of,
     "inpainting probed": lambda dtype: probed(inpainting_of(dtype), dtype),
     "several": several_of,
+    "shuffle": lambda dtype: classify_of(dtype, shuffle(6, span=2, apart=1)),
+    "avc": avc_of,
     "supervised": supervised_of,
     "supervised, frozen": frozen_of,
 }
@@ -288,7 +299,7 @@ def after_task(task, batch):
     """What a task makes of a batch, by shape: noise, and answers 0 and 1; a task takes longer."""
     random, found = np.random.RandomState(5), dict(batch)
     like = jax.eval_shape(task, batch, jax.random.key(0))
-    for k in ("views", "target", "weight"):
+    for k in ("views", "spectrogram", "target", "weight"):
         if k in like:
             whole = like[k].dtype == np.int32
             draws = random.randint(0, 2, like[k].shape) if whole else random.randn(*like[k].shape)
@@ -299,7 +310,11 @@ def after_task(task, batch):
 
 def batch_for(method, dtype="float64"):
     if method.task:
-        return after_task(method.task, make_batch(8, dtype, views=1))
+        batch = make_batch(8, dtype, views=1)
+        if method.reads:
+            sound = np.random.RandomState(6).randn(8, 40).astype(np.float32)
+            batch |= {"frames": np.repeat(batch["views"], 6, 1), "sound": sound}
+        return after_task(method.task, batch)
     batch = make_batch(8, dtype, size=4, views=method.takes["views"])
     if "local" in method.takes:
         local = make_batch(8, dtype, seed=1, size=3, views=method.takes["local"])

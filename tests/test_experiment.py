@@ -21,7 +21,7 @@ from byol_jax.convert.info import EncoderInfo
 from byol_jax.convert.native import save_encoder
 from byol_jax.core import Method
 from byol_jax.data.opening import open_source
-from byol_jax.data.source import Source
+from byol_jax.data.source import Clip, Source
 from byol_jax.experiment.build import batch_shapes, build
 from byol_jax.experiment.evaluation import build_evaluation
 from byol_jax.experiment.methods import METHODS, Facts, Parts, build_encoder, build_method
@@ -30,7 +30,8 @@ from byol_jax.experiment.views import build_views
 from byol_jax.optim import Rates, constant
 from byol_jax.train_step import init_state
 
-FACTS = Facts(examples=512, classes=3, steps=20, steps_per_epoch=4, image_size=12)
+CLIP = Clip(8, 1, 0.5, 1000)
+FACTS = Facts(examples=512, classes=3, steps=20, steps_per_epoch=4, image_size=12, clip=CLIP)
 
 
 def config_of(**values):
@@ -74,11 +75,20 @@ def a_teacher(classes):
     return f"{folder}/out"
 
 
+def clips_of(batch):
+    """What clips have beside one frame as an image: more of them, and sound."""
+    frames = np.repeat(batch["views"], CLIP.frames, 1)
+    sound = np.random.RandomState(0).randn(len(frames), CLIP.samples).astype(np.float32)
+    return {"frames": frames, "sound": sound}
+
+
 def parts(dtype="float64", method=""):
     encoder = mini_encoder(dtype)
     encoder = encoder._replace(config={**encoder.config, "dtype": dtype})
     if method == "colorization":  # of what it sees, the builder reads the name alone
         encoder = encoder._replace(config={**encoder.config, "lightness": True})
+    if method == "avc":  # of which it makes a second one
+        encoder = models.make_encoder("tiny", width=0.25, dtype=dtype)
     if method == "mae":
         encoder = small_vit(dtype, image_size=8, depth=1).encoder
     return Parts(encoder, lambda module: module)
@@ -151,6 +161,7 @@ METHOD_KEYS = {
     "smoothing": 0.25,
     "sample": 1, "neighbours": 4, "sigma": 4.0, "rebalance": 0.25, "seeds": 9, "patch": 6,
     "rotate": 10.0, "contrast": 3.0, "power": 3.0, "hue": 0.2, "exemplar.scale": (0.5, 2.0),
+    "span": 3, "apart": 2, "positive": 0.75, "fft": 40, "window": 24, "hop": 4, "dynamic": 60.0,
 }  # fmt: skip
 # What must be set for a key to matter: beside it, and for any.
 BESIDE = {"margin": {"loss": "triplet"}, "l2": {"loss": "n_pair"}}
@@ -167,6 +178,8 @@ OWN = {
     "supervised": {"mixup": 1.0, "cutmix": 1.0},
     "colorization": {"sample": 2, "width": 32},
     "exemplar": {"seeds": 8, "patch": 5, "layers": 2},
+    "shuffle": {"span": 2, "apart": 1, "layers": 2},
+    "avc": {"fft": 32, "window": 32, "hop": 8, "layers": 2},
 }
 
 
@@ -175,6 +188,7 @@ def program(method):
     batch, key, task = make_batch(4), jax.random.key(0), ""
     if method.task:
         batch = make_batch(4, size=12, views=1)
+        batch |= clips_of(batch) if method.reads else {}
         task = f"{jax.make_jaxpr(method.task)(batch, key)}\n"
         batch = jax.eval_shape(method.task, batch, key)
     params, extra = jax.eval_shape(method.init, key, batch)

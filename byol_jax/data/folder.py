@@ -17,8 +17,8 @@ from byol_jax.data import split as splits
 from byol_jax.data.source import MAX_BYTES, Decoding, Source, counted, digest_of, shown
 from byol_jax.untrusted import read_bytes, size_of
 
-_TRAIN = ("train",)
-_TEST = ("test", "val", "validation", "valid")
+TRAIN = ("train",)
+TEST = ("test", "val", "validation", "valid")
 _BLOCK = 16384
 _NAMED = 5
 
@@ -54,7 +54,7 @@ def open_folder(root: str, split: str, how: Decoding, seed: int) -> Source:
         files = _held_out(train, files, split, seed)
         notes = [*notes, "there is no test part: a tenth is held out, by content"]
     number = {name: i for i, name in enumerate(classes)}
-    labels = np.array([number.get(_first(f), -1) for f in files], np.int32)
+    labels = np.array([number.get(first_folder(f), -1) for f in files], np.int32)
     paths, may = np.array(files, object), _may_be_read(listed.base, files)
     found = Source(
         f"{shown(root)} {split}",
@@ -93,15 +93,15 @@ def _parts(top: Path) -> tuple[Path, list[Path], list[str]]:
     A folder called train is a class rather than the training part if there is no test part, other
     folders beside it have images, and it has no folders of its own.
     """
-    folders = _folders(top)
-    trains, tests = (_called(folders, names) for names in (_TRAIN, _TEST))
+    folders = folders_in(top)
+    trains, tests = (called(folders, names) for names in (TRAIN, TEST))
     if not trains:
         return top, [], []
     empty = [t for t in tests if not _has_images(t)]
     tests = [t for t in tests if t not in empty]
     train = trains[0]
     others = [f for f in folders if f != train and f not in tests and _has_images(f)]
-    if not tests and others and not any(_has_images(f) for f in _folders(train)):
+    if not tests and others and not any(_has_images(f) for f in folders_in(train)):
         note = (
             f"{train.name}/ is taken as a class, beside {_names(others)}; if it is the training "
             f"part, set data.dir to {shown(train)}"
@@ -115,11 +115,12 @@ def _parts(top: Path) -> tuple[Path, list[Path], list[str]]:
     return train, tests, [note, bare]
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, without hidden ones, sorted."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _called(folders: list[Path], names: tuple[str, ...]) -> list[Path]:
+def called(folders: list[Path], names: tuple[str, ...]) -> list[Path]:
     """The folders of these names in any case: in the order of the names, lower case first."""
     found = [f for f in folders if f.name.lower() in names]
     return sorted(found, key=lambda f: (names.index(f.name.lower()), f.name != f.name.lower()))
@@ -140,7 +141,7 @@ def _test_part(tests: list[Path], train: Path, classes: list[str]) -> tuple[_Lis
     """
     for at, folder in enumerate(tests):
         listed = _listed(folder)
-        own = {_first(f) for f in listed.files} - {""}
+        own = {first_folder(f) for f in listed.files} - {""}
         extra = sorted(own - set(classes))
         if classes and not own & set(classes):
             continue
@@ -175,7 +176,7 @@ class _Listed:
 
     def classes(self) -> list[str]:
         """The folders that are classes: those with images, if there are two or more."""
-        names = sorted({_first(f) for f in self.files} - {""})
+        names = sorted({first_folder(f) for f in self.files} - {""})
         return names if len(names) > 1 else []
 
     def notes(self, classes: list[str]) -> list[str]:
@@ -186,15 +187,15 @@ class _Listed:
             packages = f"; {', '.join(sorted(missing))}: pip install 'byol_jax[formats]'"
             remedy = packages if missing else ""
             total = counted(self.other.total(), "file")
-            notes.append(f"left out {total} of other formats ({_suffixes(self.other)}){remedy}")
-        emptied = sorted(self.without - {_first(f) for f in self.files})
+            notes.append(f"left out {total} of other formats ({most_common(self.other)}){remedy}")
+        emptied = sorted(self.without - {first_folder(f) for f in self.files})
         if emptied:
             have = "has" if len(emptied) == 1 else "have"
             notes.append(f"{_names(emptied)} {have} no image that is read: no class")
         if self.runs:
             what = "folder of a training run" if len(self.runs) == 1 else "folders of training runs"
             notes.append(f"left out {_names(sorted(self.runs))}: the {what}")
-        loose = [f for f in self.files if not _first(f)]
+        loose = [f for f in self.files if not first_folder(f)]
         if classes and loose:
             are = "is" if len(loose) == 1 else "are"
             notes.append(
@@ -204,16 +205,17 @@ class _Listed:
         return notes
 
 
-def _first(file: str) -> str:
+def first_folder(file: str) -> str:
     """The first folder of a relative path; "" if it has none."""
     return file.split(os.sep, 1)[0] if os.sep in file else ""
 
 
-def _suffixes(other: Counter[str]) -> str:
+def most_common(other: Counter[str]) -> str:
+    """The most common suffixes, with their numbers."""
     return ", ".join(f"{n} {shown(suffix)}" for suffix, n in other.most_common(_NAMED))
 
 
-def _is_run(folders: Iterable[str], files: Iterable[str]) -> bool:
+def is_run(folders: Iterable[str], files: Iterable[str]) -> bool:
     """Whether a folder, of these contents, is one that `train` writes, or begins to write."""
     if "run.lock" in files:  # `run_lock.FILE`, all that there is while the data are opened
         return True
@@ -222,7 +224,7 @@ def _is_run(folders: Iterable[str], files: Iterable[str]) -> bool:
 
 def _has_images(folder: Path) -> bool:
     """Whether there is an image anywhere under a folder; stops at the first."""
-    if _is_run(*(os.listdir(folder),) * 2):
+    if is_run(*(os.listdir(folder),) * 2):
         return False
     return bool(_list(folder, most=1).files)
 
@@ -236,7 +238,7 @@ def _listed(base: Path) -> _Listed:
     listed = _list(base)
     if not listed.files:
         raise ValueError(
-            f"{shown(base)} has no images (it has {_suffixes(listed.other) or 'no files'}); "
+            f"{shown(base)} has no images (it has {most_common(listed.other) or 'no files'}); "
             f"expected files ending in {', '.join(formats.suffixes())}."
         )
     return listed
@@ -256,7 +258,7 @@ def _list(base: Path, *, deep: bool = True, most: int = 0) -> _Listed:
         pulse.beat()
         real = os.path.realpath(folder)
         inner = os.path.relpath(folder, base)
-        run = inner != "." and _is_run(names, files)
+        run = inner != "." and is_run(names, files)
         listed.runs += [inner] if run else []
         if run or real in seen:  # a link to a parent folder
             names[:] = []
@@ -317,7 +319,7 @@ def _looked_at(source: Source) -> list[str]:
 
 def _held_out(base: Path, files: list[str], split: str, seed: int) -> list[str]:
     with ThreadPoolExecutor(8) as pool:
-        held = splits.held_out(list(pool.map(lambda f: _excerpt(base / f), files)), seed)
+        held = splits.held_out(list(pool.map(lambda f: excerpt(base / f), files)), seed)
     part = [f for f, h in zip(files, held, strict=True) if h == (split == "test")]
     if not part:
         raise ValueError(
@@ -327,7 +329,7 @@ def _held_out(base: Path, files: list[str], split: str, seed: int) -> list[str]:
     return part
 
 
-def _excerpt(path: Path) -> bytes:
+def excerpt(path: Path) -> bytes:
     """Size and up to four blocks of a file: equal for equal files, and cheap for large files."""
     pulse.beat()
     try:

@@ -1,4 +1,5 @@
-"""Open a data set by name: scikit-learn's digits, a .npz file, a folder, or any tfds data set.
+"""Open a data set by name: scikit-learn's digits, a .npz file, a folder of images or clips, or any
+tfds data set.
 
 Opening digits, a .npz file or a folder does not import TensorFlow.
 """
@@ -9,9 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from byol_jax.data import arrays, folder
+from byol_jax.data import arrays, clips, folder
 from byol_jax.data.facts import FACTS
-from byol_jax.data.source import Decoding, Source, digest_of
+from byol_jax.data.source import Clip, Decoding, Source, digest_of
 
 
 def open_source(
@@ -23,18 +24,20 @@ def open_source(
     seed: int = 0,
     bits: int = 0,
     orient: bool = False,
+    clip: Clip | None = None,
 ) -> Source:
     """Open a data set.
 
     Args:
-      name: "digits", "npz", "folder", or any tfds name.
-      data_dir: the .npz file, the folder of images, or the folder of prepared tfds data; unused for
-        digits.
+      name: "digits", "npz", "folder", "clips", or any tfds name.
+      data_dir: the .npz file, the folder of images or clips, or the folder of prepared tfds data;
+        unused for digits.
       split: "train", or "test" for evaluation.
       channels: 1 or 3, to which encoded images are decoded; arrays keep their own.
       seed: for choosing the tenth that is held out if the data have no test part.
       bits: in use of values stored in 16 bits, 1 to 16; 0: all of them.
       orient: whether encoded images are turned upright as their EXIF data ask for.
+      clip: what is read of clips; None: one frame.
 
     Returns:
       The data set.
@@ -48,6 +51,8 @@ def open_source(
         raise ValueError(f"channels is {channels!r}; expected 1 or 3.")
     if not 0 <= bits <= 16:
         raise ValueError(f"bits is {bits!r}; expected 0 to 16.")
+    if name == "clips":
+        return clips.open_clips(data_dir, split, clip or Clip(), channels, seed)
     how = Decoding(channels, bits, orient)
     if name not in _OPEN:
         from byol_jax.data import records  # lazily, because it imports TensorFlow

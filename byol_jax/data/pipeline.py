@@ -96,9 +96,10 @@ def train_batches(
       Batches {group: float32 [b, V, S, S, C] for every group of the recipe, "index": int32 [b],
       "label": int32 [b] (-1 unknown), "mask": float32 [b]} with b = batch_size / P. With
       `on_device` the groups are uint8 crops or, for images in memory, replaced by "image",
-      uint8 [b, H, W, C]. A row that did not decode has mask 0 and its own index, with the images
-      and the label of the good row before it. Everything is bitwise the same for the same
-      arguments, and after a resume. Arrays are read-only.
+      uint8 [b, H, W, C]. Of clips there is "sound" too, if it is asked for. A row that did not
+      decode has mask 0 and its own index, with the images and the label of the good row before it.
+      Everything is bitwise the same for the same arguments, and after a resume. Arrays are
+      read-only.
 
     Raises:
       ValueError: immediately if an argument is wrong; later if no row of a batch decodes, or a file
@@ -127,6 +128,10 @@ def train_batches(
     # How many images are augmented in one call; 0: they are only cropped.
     largest = max(specs[0].size for specs in recipe.values())
     chunk = 0 if on_device else _divisor(share, _PIXELS_PER_CALL // largest**2)
+
+    if source.clip is not None:
+        rows = _rows(source, batch_size, seed, position, process_index, process_count)
+        return _train_clips(source, rows, recipe, seed, chunk, threads)
 
     def open_at(done: int, safe: bool) -> tf.data.Dataset:
         from byol_jax.data import stream  # imports TensorFlow
@@ -168,6 +173,22 @@ def row_batches(
       Batches {"row": int32 [b], "index", "label", "mask"}. `row` is the image to read; it
       differs from `index` if that image did not decode.
     """
+    place = process_index, process_count
+    for _, index in _rows(source, batch_size, seed, position, *place):
+        ok = np.ones(len(index), bool) if source.intact is None else source.intact[index]
+        batch = named(source, {"row": index.astype(np.int32), "index": index, "ok": ok})
+        yield substitute(source, batch)
+
+
+def _rows(
+    source: Source,
+    batch_size: int,
+    seed: int,
+    position: int,
+    process_index: int,
+    process_count: int,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Epoch and examples [b] of each of this process's batches, without end."""
     steps = steps_per_epoch(source, batch_size, process_count)
     epoch, first = order.locate(position, batch_size, steps)
     share = batch_size // process_count
@@ -176,9 +197,7 @@ def row_batches(
             seed, epoch, source.num_examples, batch_size, process_index, process_count, first
         )
         for index in rows.reshape(-1, share):
-            ok = np.ones(share, bool) if source.intact is None else source.intact[index]
-            batch = named(source, {"row": index.astype(np.int32), "index": index, "ok": ok})
-            yield substitute(source, batch)
+            yield epoch, index
         epoch, first = epoch + 1, 0
 
 
@@ -193,6 +212,21 @@ def _train_batches(source: Source, open_at: Opener, chunk: int) -> Iterator[Host
     for raw in readable(source, open_at):
         # Merge chunks of images into one axis of rows.
         batch = {k: v.reshape(-1, *v.shape[2:]) for k, v in raw.items()} if chunk else raw
+        yield substitute(source, named(source, batch))
+
+
+def _train_clips(
+    source: Source,
+    rows: Iterator[tuple[int, np.ndarray]],
+    recipe: Recipe,
+    seed: int,
+    chunk: int,
+    threads: int,
+) -> Iterator[HostBatch]:
+    from byol_jax.data import clip_views  # imports TensorFlow
+
+    found = clip_views.train_clips(source, rows, recipe, seed=seed, chunk=chunk, threads=threads)
+    for batch in found:
         yield substitute(source, named(source, batch))
 
 
@@ -233,6 +267,8 @@ def eval_batches(
     own = (process_index * share, share, batch_size)
     if images is not None and images.shape[1:3] == (spec.size, spec.size) == (spec.resize,) * 2:
         return _array_batches(source, images, spec, own)
+    if source.clip is not None:
+        return _eval_clips(source, spec, own)
 
     def open_at(done: int, safe: bool) -> tf.data.Dataset:
         from byol_jax.data import stream  # imports TensorFlow
@@ -259,17 +295,33 @@ def _eval_batches(
         yield pad(named(source, {**nothing, "label": np.zeros(0, np.int32)}), share)
 
 
+def _own_rows(source: Source, own: tuple[int, int, int]) -> Iterator[np.ndarray]:
+    """This process's examples of each batch of a pass, int32 [at most `share`]."""
+    offset, share, batch_size = own
+    for batch in range(0, source.num_examples, batch_size):
+        start = min(batch + offset, source.num_examples)
+        yield np.arange(start, min(start + share, source.num_examples), dtype=np.int32)
+
+
+def _eval_clips(source: Source, spec: EvalSpec, own: tuple[int, int, int]) -> Iterator[HostBatch]:
+    from byol_jax.data import clip_views  # imports TensorFlow
+
+    blank = np.zeros((0, spec.size, spec.size, source.channels), np.float32)
+    nothing = {"views": blank, "ok": np.zeros(0, bool)}
+    for raw in clip_views.eval_clips(source, _own_rows(source, own), spec):
+        batch = nothing | raw
+        yield pad(named(source, {**batch, "views": batch["views"][:, None]}), own[1])
+        pulse.beat()
+
+
 def _array_batches(
     source: Source, images: np.ndarray, spec: EvalSpec, own: tuple[int, int, int]
 ) -> Iterator[HostBatch]:
     mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
-    offset, share, batch_size = own
-    for batch in range(0, source.num_examples, batch_size):
-        start = min(batch + offset, source.num_examples)
-        index = np.arange(start, min(start + share, source.num_examples), dtype=np.int32)
+    for index in _own_rows(source, own):
         views = (images[index].astype(np.float32) * np.float32(1 / 255) - mean) / std
         ok = np.ones(len(index), bool) if source.intact is None else source.intact[index]
-        yield pad(named(source, {"views": views[:, None], "index": index, "ok": ok}), share)
+        yield pad(named(source, {"views": views[:, None], "index": index, "ok": ok}), own[1])
 
 
 def decode_all(source: Source, side: int, antialias: bool = False) -> Source:

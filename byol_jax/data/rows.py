@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from byol_jax.data import media
 from byol_jax.data.source import Source
 
 if TYPE_CHECKING:
@@ -81,6 +83,10 @@ def why_damaged(source: Source, index: int) -> str:
     """
     if source.paths is None and not source.shards:
         return "nothing is wrong with it"
+    if source.clip is not None:
+        assert source.paths is not None
+        path = os.path.join(source.root, str(source.paths[index]))
+        return media.what_is_wrong(path, source.clip, source.channels)
     from byol_jax.data import stream  # imports TensorFlow
 
     try:

@@ -38,6 +38,29 @@ class Decoding(NamedTuple):
     orient: bool = False
 
 
+class Clip(NamedTuple):
+    """What is read of a clip of a video.
+
+    frames: T, at least 1. stride: frames of the video from one of them to the next. sound: seconds,
+    0.0 for none; rate: its samples per second.
+    """
+
+    frames: int = 1
+    stride: int = 1
+    sound: float = 0.0
+    rate: int = 16_000
+
+    @property
+    def samples(self) -> int:
+        """Of the sound."""
+        return round(self.sound * self.rate)
+
+    @property
+    def span(self) -> int:
+        """Frames of the video from the first that is read to the last."""
+        return (self.frames - 1) * self.stride + 1
+
+
 def shown(name: str | Path) -> str:
     """A file name that can be printed on one line: other bytes and line breaks are escaped."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
@@ -73,7 +96,9 @@ class Source:
     intact: bool [N], False for images that did not decode and files that must not be read (None:
     all are intact).
     encoded: tf.string [N], encoded images in memory.
-    paths: object [N], image files, relative to the folder `root`.
+    paths: object [N], image files, relative to the folder `root`; with `clip`, videos and folders
+      of frames.
+    clip: what is read of each video; None for images.
     shards: TFRecord files, in order. A data set with only shards is read as a stream.
     rows: int64 [N], each example's position in what was opened (None: its index).
     bits, orient: how images are decoded, see `Decoding`.
@@ -92,6 +117,7 @@ class Source:
     encoded: Any = None
     paths: np.ndarray | None = None
     root: str = ""
+    clip: Clip | None = None
     shards: tuple[Shard, ...] = ()
     rows: np.ndarray | None = None
     bits: int = 0

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from byol_jax import log, mesh
 from byol_jax.config import resolve
+from byol_jax.config_table import KEYS
 from byol_jax.convert.info import EncoderInfo
 from byol_jax.convert.load import read_encoder
 from byol_jax.core import Batch, Encoder, Method, starting_from
@@ -23,7 +24,7 @@ from byol_jax.data.labels import named_in
 from byol_jax.data.opening import open_source
 from byol_jax.data.pipeline import decode_all, steps_per_epoch, train_batches
 from byol_jax.data.rows import why_damaged
-from byol_jax.data.source import Source
+from byol_jax.data.source import Clip, Source
 from byol_jax.experiment.methods import Facts, Parts, build_encoder, build_method
 from byol_jax.experiment.optimizers import build_optimizer
 from byol_jax.experiment.views import build_views, check_takes
@@ -59,6 +60,13 @@ class Experiment(NamedTuple):
         return jnp.float64 if self.config.encoder.dtype == "float64" else jnp.float32
 
 
+def clip_of(config: ConfigDict) -> Clip | None:
+    """What is read of each clip; None if the data are images."""
+    data = config.data
+    clip = Clip(max(1, data.frames), data.stride, data.sound, data.rate)
+    return clip if data.name == "clips" else None
+
+
 def open_data(config: ConfigDict, split: str, channels: int = 3) -> Source:
     """Open a part of the data that a config names, and say what was noticed.
 
@@ -73,6 +81,7 @@ def open_data(config: ConfigDict, split: str, channels: int = 3) -> Source:
         "seed": config.seed,
         "bits": data.bits,
         "orient": data.orient,
+        "clip": clip_of(config),
     }
     source = open_source(data.name, data.dir, split, **options)
     if split == "train" and data.ids_file:
@@ -135,7 +144,8 @@ def build(
         start = _pretrained(encoder, config.init_from)
     parts = Parts(start, _gather(where), mesh.placement(where))
     method = build_method(config, parts, facts)
-    check_takes(config.method.name, method, config.views.recipe, recipe)
+    sound = bool(source.clip and source.clip.sound)
+    check_takes(config.method.name, method, config.views.recipe, recipe, sound)
     info = EncoderInfo(
         encoder=encoder.config,
         image_size=config.image_size,
@@ -155,7 +165,19 @@ def build(
 
 
 def _check_start(config: ConfigDict) -> None:
-    """Refuse to freeze what nothing has trained."""
+    """Refuse keys of clips for other data, and to freeze what nothing has trained."""
+    data = config.data
+    for name in () if data.name == "clips" else ("frames", "stride", "sound", "rate"):
+        if data[name] != KEYS[f"data.{name}"].default:
+            raise ValueError(
+                f"data.{name} is {data[name]}, but data.name is {data.name!r}, which has no clips; "
+                f"leave it at {KEYS[f'data.{name}'].default}, or set data.name=clips."
+            )
+    if data.name == "clips" and data.placement == "resident":
+        raise ValueError(
+            "data.placement is 'resident', but clips are read anew in every epoch; set it to "
+            "stream."
+        )
     if config.method.name == "supervised" and config.supervised.last >= 0 and not config.init_from:
         raise ValueError(
             f"supervised.last is {config.supervised.last}, but init_from is empty: the rest of the "
@@ -174,9 +196,10 @@ def first_views(
     """
     rows = min(config.batch_size, source.num_examples)
     found = train_batches(source, recipe, batch_size=rows, seed=config.seed)
-    spec = recipe["views"][0]
+    group = next(iter(recipe))
+    spec = recipe[group][0]
     for batch in itertools.islice(found, max(1, min(count, source.num_examples) // rows)):
-        views = batch["views"][batch["mask"] > 0, 0]
+        views = batch[group][batch["mask"] > 0, 0]
         yield np.clip(denormalised(views, spec.mean, spec.std), 0, 1)
 
 
@@ -207,8 +230,8 @@ def _facts(config: ConfigDict, source: Source, recipe: Recipe) -> Facts:
             "lower epochs."
         )
     rows = config.batch_size // config.optimizer.accumulate
-    local = len(recipe.get("local", ()))
-    return Facts(source.num_examples, source.classes, total, per_epoch, rows, local)
+    sizes = (source.num_examples, source.classes, total, per_epoch, rows)
+    return Facts(*sizes, len(recipe.get("local", ())), clip=source.clip)
 
 
 # Arguments of an encoder that say what its arrays mean.
@@ -270,6 +293,9 @@ def view_shapes(e: Experiment) -> Batch:
         )
         for group, views in e.recipe.items()
     }
+    clip = e.source.clip
+    if clip is not None and clip.sound:
+        shapes["sound"] = jax.ShapeDtypeStruct((rows, clip.samples), jnp.float32)
     return {
         **shapes,
         "index": jax.ShapeDtypeStruct((rows,), jnp.int32),

@@ -159,7 +159,7 @@ def _weights(e: Experiment, saved: Checkpoints, step: int) -> tuple[Any, Any]:
 def _crops(config: ConfigDict, data: EvalData) -> Crops:
     """Two crops of the evaluation's squares of some test images, made as view 1 is."""
     recipe, _ = build_views(config, data.train.channels)
-    spec = recipe["views"][0]
+    spec = next(iter(recipe.values()))[0]
     square = dataclasses.replace(
         data.spec, size=data.spec.resize, mean=(0.0,) * len(spec.mean), std=(1.0,) * len(spec.mean)
     )

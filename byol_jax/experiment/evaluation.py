@@ -224,6 +224,7 @@ class EvalData:
 # What to do for labels, per source.
 _LABELS = {
     "folder": "Put the images into one folder per class, or evaluate",
+    "clips": "Put the clips into one folder per class, or evaluate",
     "npz": "Add labels to the file (docs/data.md), or evaluate",
 }
 
@@ -269,4 +270,6 @@ def open_eval_data(run: RunEncoder) -> EvalData:
     train, test = known(train), known(test)
     share = config.data.max_damaged
     damage = count_damage(train, share), count_damage(test, share)
-    return EvalData(config, train, test, recipe["views"][0], spec, mesh.make_mesh(), damage)
+    return EvalData(
+        config, train, test, next(iter(recipe.values()))[0], spec, mesh.make_mesh(), damage
+    )

@@ -12,6 +12,7 @@ from byol_jax.core import Method
 from byol_jax.data.facts import facts_of
 from byol_jax.views.recipes import RECIPES, one_branch
 from byol_jax.views.spec import (
+    FRAMES,
     IMAGENET_MEAN,
     IMAGENET_STD,
     OF_COLOUR,
@@ -54,10 +55,29 @@ def build_views(config: ConfigDict, channels: int) -> tuple[Recipe, EvalSpec]:
     recipe = RECIPES[name](size, mean=mean, std=std, **options, **overrides)
     if config.views.one_branch:
         recipe = one_branch(recipe)
+    if config.data.name == "clips" and config.data.frames:
+        recipe = _of_frames(name, recipe, config.data.frames)
     return recipe, EvalSpec(size, resize, mean, std, config.eval.antialias)
 
 
-def check_takes(name: str, method: Method, recipe_name: str, recipe: Recipe) -> None:
+def _of_frames(name: str, recipe: Recipe, count: int) -> Recipe:
+    """The recipe of `count` frames that are cropped and changed alike.
+
+    Raises:
+      ValueError: the recipe makes more than one view.
+    """
+    if list(recipe) != ["views"] or len(recipe["views"]) != 1:
+        raise ValueError(
+            f"data.frames is {count}, for frames that all become the same view, but "
+            f"views.recipe={name} makes several; set it to crop_flip or npid, or data.frames to 0: "
+            "one frame, as an image."
+        )
+    return {FRAMES: recipe["views"] * count}
+
+
+def check_takes(
+    name: str, method: Method, recipe_name: str, recipe: Recipe, sound: bool = False
+) -> None:
     """Refuse a recipe that does not make the views that a method, or its task, reads.
 
     Args:
@@ -65,12 +85,13 @@ def check_takes(name: str, method: Method, recipe_name: str, recipe: Recipe) -> 
       method: its task, where it has one, makes the views that `method.takes` counts.
       recipe_name: its name.
       recipe: the views of each group.
+      sound: whether the batches have sound.
 
     Raises:
       ValueError: says what is made and what is read.
     """
-    takes = TAKES if method.task else method.takes
-    made = {group: len(views) for group, views in recipe.items()}
+    takes = (method.reads or TAKES) if method.task else method.takes
+    made = {group: len(views) for group, views in recipe.items()} | ({"sound": 1} if sound else {})
     if made == dict(takes):
         return
 
@@ -78,8 +99,12 @@ def check_takes(name: str, method: Method, recipe_name: str, recipe: Recipe) -> 
         return " and ".join(f"{n} {group!r}" for group, n in counts.items())
 
     hint = "views.recipe byol, simclr, cifar, digits, moco_v1 and moco_v2 make two"
-    if dict(takes) == {"views": 1}:
+    if sound != ("sound" in takes):
+        hint = f"set data.sound to {'0.0' if sound else 'the seconds to read (data.name=clips)'}"
+    elif dict(takes) == {"views": 1}:
         hint = "views.recipe=npid and views.recipe=crop_flip make one view"
+    elif FRAMES in made:
+        hint = "data.frames=0 makes a view of one frame of each clip"
     elif "local" in takes:
         hint = "views.recipe=multi_crop makes multi_crop.count local views"
     raise ValueError(

@@ -1,6 +1,11 @@
 """Losses as pure functions of embeddings, each with its equation; masked rows never count."""
 
-from byol_jax.losses.classification import cross_entropy, distillation, soft_cross_entropy
+from byol_jax.losses.classification import (
+    auc,
+    cross_entropy,
+    distillation,
+    soft_cross_entropy,
+)
 from byol_jax.losses.clusters import code_prediction, sinkhorn
 from byol_jax.losses.collapse import feature_std_and_rank
 from byol_jax.losses.contrastive import (
@@ -23,6 +28,7 @@ from byol_jax.losses.redundancy import barlow_twins, cross_correlation, vicreg
 from byol_jax.losses.triplets import margin_triplet, nt_logistic
 
 __all__ = [
+    "auc",
     "barlow_twins",
     "code_prediction",
     "cross_correlation",

@@ -12,13 +12,15 @@ Reference: Gidaris et al. 2018, Noroozi and Favaro 2016, Doersch et al. 2015.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from byol_jax.core import Aux, Batch, Method, Tree
-from byol_jax.losses import cross_entropy, masked_mean
+from byol_jax.losses import auc, cross_entropy, masked_mean
 from byol_jax.models.heads import Head
 from byol_jax.models.network import Network, inference
 from byol_jax.views.tasks import Quiz
@@ -34,7 +36,8 @@ def classify(net: Network, classifier: Head, quiz: Quiz) -> Method:
 
     Returns:
       The method. `loss` and `init` take batches after the task, of V views. Metrics: train/loss,
-      and task/top1, the share of right answers in percent. An online probe reads view 0.
+      and task/top1, the share of right answers in percent, and task/auc where the quiz asks for it.
+      An online probe reads view 0.
       `pictures` shows the questions, and what the answers make of them.
     """
     asked_QP = np.array(quiz.asked, np.int32)
@@ -66,12 +69,28 @@ def classify(net: Network, classifier: Head, quiz: Quiz) -> Method:
         value = masked_mean(jax.vmap(cross_entropy)(logits, target_BQ).mean(1), mask_B)
         hits_B = (logits.argmax(-1) == target_BQ).astype(value.dtype).mean(1)
         metrics = {"train/loss": value, "task/top1": 100 * masked_mean(hits_B, mask_B)}
+        if quiz.auc:
+            score_N = (logits[..., 1] - logits[..., 0]).reshape(-1)
+            metrics["task/auc"] = auc(score_N, target_BQ.reshape(-1), jnp.repeat(mask_B, questions))
         return value, Aux({"stats": stats}, {"h": h_BVD}, metrics)
 
-    def pictures(params: Tree, extra: Tree, images_BHWC: Array, key: Array) -> dict[str, Array]:
-        batch = quiz.task({"views": images_BHWC[:, None]}, key)
+    def answered(params: Tree, extra: Tree, batch: Batch) -> tuple[Array, Array]:
+        return answers(params, extra["stats"], batch["views"], False, None)[0], batch["target"]
+
+    def pictures(params: Tree, extra: Tree, given: Array | Batch, key: Array) -> dict[str, Array]:
+        before = given if isinstance(given, Mapping) else {"views": given[:, None]}
+        batch = quiz.task(before, key)
         logits, _, _ = answers(params, extra["stats"], batch["views"], False, None)
         return quiz.shown(batch["views"], batch["target"], logits.argmax(-1))
 
     takes = {"views": int(asked_QP.max()) + 1}
-    return Method(init, loss, *inference(net), takes, pictures=pictures, task=quiz.task)
+    return Method(
+        init,
+        loss,
+        *inference(net),
+        takes,
+        pictures=pictures,
+        task=quiz.task,
+        reads=quiz.reads,
+        answered=answered,
+    )

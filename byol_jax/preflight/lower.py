@@ -18,7 +18,7 @@ from byol_jax.config import resolve
 from byol_jax.core import TrainState
 from byol_jax.data.facts import facts_of
 from byol_jax.data.source import Source
-from byol_jax.experiment.build import Experiment, batch_shapes, build
+from byol_jax.experiment.build import Experiment, batch_shapes, build, clip_of
 from byol_jax.experiment.feed import build_feed, build_step
 from byol_jax.train_step import state_shapes
 
@@ -57,7 +57,7 @@ def no_data(config: ConfigDict, channels: int, classes: int) -> Source:
     if facts and facts.side:
         images = blank(count, (facts.side, facts.side, channels))
         return Source(title, count, channels, classes, images=images)
-    return Source(title, count, channels, classes, paths=np.empty(0, object))
+    return Source(title, count, channels, classes, paths=np.empty(0, object), clip=clip_of(config))
 
 
 def blank(count: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -26,6 +26,7 @@ from byol_jax.core import Batch
 from byol_jax.views.device_erasing import erase
 from byol_jax.views.device_randaugment import randaugment
 from byol_jax.views.spec import (
+    FRAMES,
     GREY,
     ORDERS,
     UNIFORMS,
@@ -33,6 +34,7 @@ from byol_jax.views.spec import (
     U,
     ViewSpec,
     check_recipe,
+    draws_of,
     group_slices,
     total_views,
 )
@@ -76,8 +78,10 @@ def make_views(
 
     def views(batch: Batch, key: Array) -> Batch:
         rest = {k: v for k, v in batch.items() if k != "image" and k not in recipe}
-        rows = batch["views" if cropped else "image"].shape[0]
+        rows = batch[next(iter(recipe)) if cropped else "image"].shape[0]
         u_BVU = uniforms(key, rows, total).astype(dtype)
+        if FRAMES in recipe:
+            u_BVU = u_BVU[:, np.array(draws_of(recipe), np.int32)]
         for name, specs in recipe.items():
             given = batch[name if cropped else "image"]
             rest[name] = _make_group(given, specs, u_BVU[:, slices[name]], cropped)

@@ -49,6 +49,9 @@ ORDERS = tuple(
     if len({a, b, c, d}) == 4
 )
 
+FRAMES = "frames"
+"""The group of views that are the frames of one clip: alone in its recipe, with common draws."""
+
 OF_COLOUR = ("saturation", "hue", "grey")
 """Fields of a view that images of one channel must leave at 0."""
 
@@ -303,19 +306,34 @@ Recipe = Mapping[str, tuple[ViewSpec, ...]]
 of a group have one size. "views" comes first; multi-crop adds "local"."""
 
 # Other keys of a batch.
-_RESERVED = ("image", "images", "row", "index", "label", "mask", "target", "count", "ok", "u")
+_RESERVED = (
+    "image",
+    "images",
+    "row",
+    "index",
+    "label",
+    "mask",
+    "target",
+    "count",
+    "ok",
+    "u",
+    "sound",
+)
 
 
 def check_recipe(recipe: Recipe) -> None:
     """Refuse a recipe that cannot become a batch.
 
     Raises:
-      ValueError: there is no group "views" or it is not first, a group is empty or has several
-        sizes or the name of another entry of a batch, or the views differ in channels.
+      ValueError: there is no group "views" or it is not first (but for "frames" alone), a group is
+        empty or has several sizes or the name of another entry of a batch, or the views differ in
+        channels.
     """
     names = ", ".join(repr(name) for name in recipe) or "none"
-    if next(iter(recipe), None) != "views":
-        raise ValueError(f"The recipe has the view groups {names}; expected 'views' first.")
+    if next(iter(recipe), None) != "views" and set(recipe) != {FRAMES}:
+        raise ValueError(
+            f"The recipe has the view groups {names}; expected 'views' first, or {FRAMES!r} alone."
+        )
     for name, specs in recipe.items():
         if name in _RESERVED:
             raise ValueError(
@@ -329,6 +347,15 @@ def check_recipe(recipe: Recipe) -> None:
             )
     if len({spec.channels for specs in recipe.values() for spec in specs}) != 1:
         raise ValueError("The views have 1 and 3 channels; expected the same number in all.")
+
+
+def draws_of(recipe: Recipe) -> tuple[int, ...]:
+    """For each view of a recipe, counted over all groups, whose draws it uses.
+
+    Its own; but the frames of a clip are cropped and changed alike, with the draws of the first.
+    """
+    own = range(total_views(recipe))
+    return tuple(0 if FRAMES in recipe else i for i in own)
 
 
 def group_slices(recipe: Recipe) -> dict[str, slice]:

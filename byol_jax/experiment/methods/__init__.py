@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from byol_jax.config import names_in
 from byol_jax.core import Method
 from byol_jax.experiment.methods import (
+    clips,
     clusters,
     contrastive,
     distill,
@@ -47,6 +48,7 @@ METHODS: dict[str, Callable[[ConfigDict, Parts, Facts], Method]] = {
     **distill.METHODS,
     **masked.METHODS,
     **pretext.METHODS,
+    **clips.METHODS,
     **supervised.METHODS,
 }
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from byol_jax import models, optim
 from byol_jax.config import group_of
 from byol_jax.core import Encoder
+from byol_jax.data.source import Clip
 from byol_jax.experiment.views import normalisation
 from byol_jax.mesh import ANYWHERE, Placement
 from byol_jax.optim import Schedule
@@ -26,6 +27,7 @@ class Facts(NamedTuple):
     local: local views of each image, 0 unless the recipe is multi-crop.
     mean, std: that the views are normalised with; () if not known.
     image_size: side of the views, px.
+    clip: what is read of each clip; None: the data are images.
     views: (count) -> batches of the first views of the run, [B, S, S, C] in 0..1, the same at every
       start; None if there are no images to look at, or the state comes from a checkpoint.
     """
@@ -40,6 +42,7 @@ class Facts(NamedTuple):
     std: tuple[float, ...] = ()
     image_size: int = 224
     views: Callable[[int], Iterator[np.ndarray]] | None = None
+    clip: Clip | None = None
 
 
 class Parts(NamedTuple):

@@ -27,7 +27,7 @@ from byol_jax.views.tasks.relative import relative
 from byol_jax.views.tasks.rotation import rotation
 
 
-def _classify(
+def classifying(
     m: ConfigDict, parts: Parts, quiz: Quiz, projector: Head | None = None, bn: str = ""
 ) -> Method:
     """The encoder, a projector if there is one, and a classifier of `layers` layers."""
@@ -41,7 +41,7 @@ def _classify(
 
 def _rotation(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
     del facts
-    return _classify(m, parts, rotation(m.turns, every=m.every))
+    return classifying(m, parts, rotation(m.turns, every=m.every))
 
 
 def _jigsaw(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
@@ -58,7 +58,7 @@ def _jigsaw(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
         mean=facts.mean,
         std=facts.std,
     )
-    return _classify(m, parts, quiz, heads.first_layer(m.out, bias=False, **parts.dtypes))
+    return classifying(m, parts, quiz, heads.first_layer(m.out, bias=False, **parts.dtypes))
 
 
 def _relative(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
@@ -73,7 +73,7 @@ def _relative(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
         mean=facts.mean,
         std=facts.std,
     )
-    return _classify(m, parts, quiz)
+    return classifying(m, parts, quiz)
 
 
 def _inpainting(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
@@ -127,7 +127,7 @@ def _exemplar(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
         mean=facts.mean,
         std=facts.std,
     )
-    return _classify(m, parts, quiz, bn="per_view")
+    return classifying(m, parts, quiz, bn="per_view")
 
 
 def _check_tiles(method: str, parts: Parts) -> None:

@@ -6,7 +6,8 @@ never under "label", so that a linear probe keeps the labels of the data set.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ Task = Callable[[Batch, Array], Batch]
 """(batch, key) -> batch, like the views made on the device."""
 
 TAKES = {"views": 1}
-"""How many views of each image every task here reads."""
+"""How many views of each image the tasks here read; but those of clips."""
 
 
 class Quiz(NamedTuple):
@@ -29,6 +30,8 @@ class Quiz(NamedTuple):
     asked: for each of the Q questions, the numbers of the views that it is about, in order; all
       questions are about equally many.
     choices: number of answers to choose from, K.
+    reads: {"frames": T}, what the task reads; {}: `TAKES`.
+    auc: whether answers are judged by the area under the ROC curve too; for two choices.
     shown(views_BVSSC, target_BQ, answer_BQ) -> {title: images_BHWC}: pictures of what is asked, of
       what is found by the answers, and of what is right.
     """
@@ -37,6 +40,8 @@ class Quiz(NamedTuple):
     asked: tuple[tuple[int, ...], ...]
     choices: int
     shown: Callable[[Array, Array, Array], dict[str, Array]]
+    reads: Mapping[str, int] = MappingProxyType({})
+    auc: bool = False
 
 
 def with_task(views: Task | None, task: Task) -> Task:

@@ -4,8 +4,8 @@ VENV ?= .venv
 RUN ?= runs/digits
 # The CPU build of PyTorch, for the tests' oracles, e.g. https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
-# Processes that run the tests, of up to 3 GB each.
-WORKERS ?= 2
+# Processes that run the tests, of up to 3 GB each: on two cores, one computes while another waits.
+WORKERS ?= 3
 BIN := $(VENV)/bin
 # Python compiles what it imports when it does; to compile all that is installed takes a minute.
 PIP := --quiet --no-compile
@@ -40,7 +40,7 @@ demo: $(VENV)/.demo
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/shellcheck launch/*.sh launch/*.sbatch
 
 # The tests' libtpu would search for a TPU at every start of jax, and report that there is none.

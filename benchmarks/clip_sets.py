@@ -33,7 +33,8 @@ def small(videos: Path, out: Path, width: int = 120, rate: int = 8000) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(path)) as given, av.open(str(target), "w") as made:
             seen = given.streams.video[0]
-            video = made.add_stream("mpeg4", rate=seen.average_rate)
+            pace = seen.average_rate or Fraction(25)
+            video = made.add_stream("mpeg4", rate=pace)
             video.width, video.height = width, round(width * seen.height / seen.width / 2) * 2
             video.pix_fmt, video.gop_size, video.bit_rate = "yuv420p", 25, 400_000
             heard = made.add_stream("pcm_s16le", rate=rate) if given.streams.audio else None
@@ -44,7 +45,7 @@ def small(videos: Path, out: Path, width: int = 120, rate: int = 8000) -> None:
             for frame in given.decode(*given.streams.video[:1], *given.streams.audio[:1]):
                 if isinstance(frame, av.VideoFrame):
                     shrunk = frame.reformat(video.width, video.height, "yuv420p")
-                    shrunk.pts, shrunk.time_base = count, Fraction(1) / seen.average_rate
+                    shrunk.pts, shrunk.time_base = count, 1 / pace
                     count += 1
                     made.mux(video.encode(shrunk))
                 elif heard is not None:

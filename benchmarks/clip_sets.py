@@ -48,7 +48,7 @@ def small(videos: Path, out: Path, width: int = 120, rate: int = 8000) -> None:
                     shrunk.pts, shrunk.time_base = count, 1 / pace
                     count += 1
                     made.mux(video.encode(shrunk))
-                elif heard is not None:
+                elif heard is not None and isinstance(frame, av.AudioFrame):
                     for piece in resampler.resample(frame):
                         made.mux(heard.encode(piece))
             made.mux(video.encode())

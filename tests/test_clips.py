@@ -3,6 +3,7 @@
 import wave
 from fractions import Fraction
 
+import av
 import jax
 import numpy as np
 import pytest
@@ -16,8 +17,6 @@ from byol_jax.data.source import Clip
 from byol_jax.views import device
 from byol_jax.views.recipes import crop_flip
 from byol_jax.views.spec import EvalSpec
-
-av = pytest.importorskip("av", reason="pip install -e '.[dev]'")
 
 COUNT, FPS, RATE = 60, 20, 8000
 SECONDS = COUNT / FPS

@@ -196,7 +196,8 @@ SINCE = {
     "resnet.sk_ratio": 0.0, "eval.linear_norm": False, "supervised.last": -1,
     "supervised.norm": False, "supervised.head_std": 0.0, "supervised.mixup": 0.0,
     "supervised.cutmix": 0.0, "supervised.mix_prob": 1.0, "supervised.switch_prob": 0.5,
-    "supervised.smoothing": 0.0,
+    "supervised.smoothing": 0.0, "data.frames": 0, "data.stride": 1, "data.sound": 0.0,
+    "data.rate": 16_000, "eval.task": 0, "views.one_branch": False,
 }  # fmt: skip
 GONE = {
     "encoder.": ("stem", "zero_init_last", "project_first", "space_to_depth"),
@@ -238,7 +239,8 @@ def test_files_of_0_1_0_are_read(tmp_path, method, optimizer, encoder):
     expected |= {
         k: v
         for k, v in SINCE.items()
-        if k.startswith(("optimizer.", "data.", "eval.", "encoder.")) or k.split(".")[0] in used
+        if k.startswith(("optimizer.", "data.", "eval.", "encoder.", "views."))
+        or k.split(".")[0] in used
     }
     expected["eval.antialias"] = False  # as 0.1.0 evaluated
     assert flatten(config) == expected

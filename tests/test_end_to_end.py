@@ -15,7 +15,7 @@ from byol_jax import mesh
 from byol_jax.config import default_config, resolve
 from byol_jax.convert.classifier import read_classifier
 from byol_jax.evaluate import evaluate, table
-from byol_jax.experiment.build import batch_shapes, build, open_data
+from byol_jax.experiment.build import batch_shapes, build, clip_of, open_data
 from byol_jax.experiment.methods import Facts, Parts, build_encoder, build_method
 from byol_jax.experiment.optimizers import build_optimizer
 from byol_jax.experiment.protocols import PROTOCOLS
@@ -252,6 +252,7 @@ def test_every_config_builds_its_method():
         channels = 1 if config.data.name == "digits" else 3
         recipe, _ = build_views(config, channels)
         facts = Facts(10_000, 10, 1000, 10, config.batch_size, len(recipe.get("local", ())))
+        facts = facts._replace(clip=clip_of(config))
         build_optimizer(config, facts)
         if name.startswith("distill"):  # whose teacher the user gives
             with pytest.raises(
@@ -260,7 +261,8 @@ def test_every_config_builds_its_method():
                 build_method(config, parts(config, channels), facts)
             continue
         method = build_method(config, parts(config, channels), facts)
-        check_takes(config.method.name, method, config.views.recipe, recipe)
+        sound = bool(facts.clip and facts.clip.sound)
+        check_takes(config.method.name, method, config.views.recipe, recipe, sound)
 
 
 def test_the_papers_recipes():

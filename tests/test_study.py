@@ -17,6 +17,8 @@ import pytest
 from scipy import stats
 
 from byol_jax import mesh
+from byol_jax.experiment.methods import Facts, Parts, build_encoder, build_method
+from byol_jax.experiment.views import build_views, check_takes
 from byol_jax.study import figures, jobs, plan, record, table
 from byol_jax.study.__main__ import split_options
 from byol_jax.study.plan import Row, Study, make_plan
@@ -124,10 +126,18 @@ def test_options_of_the_command_line(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "studies").glob("*.py")), ids=str)
 def test_every_study_that_comes_with_it(path, tmp_path):
-    """Fails if one has a row that its configs refuse."""
+    """Fails if one has a row that its configs, or the methods, refuse."""
     for argument in ("", ":cifar10") if "CONFIGS" in path.read_text() else ("",):
         made = make_plan(f"{path}{argument}", tmp_path, seeds=[0])
         assert len(made.jobs) == len(made.study.rows) > 1
+        for job in made.jobs:  # built, and not trained
+            config = plan.resolve(plan.read_config(job.config))
+            channels = 1 if config.data.name == "digits" else 3
+            recipe, _ = build_views(config, channels)
+            parts = Parts(build_encoder(config, channels), lambda module: module)
+            facts = Facts(10_000, 10, 1000, 10, config.batch_size, image_size=config.image_size)
+            method = build_method(config, parts, facts)
+            check_takes(config.method.name, method, config.views.recipe, recipe)
 
 
 # What runs leave, and what becomes of it.

@@ -21,7 +21,7 @@ from byol_jax import mesh as meshes
 from byol_jax.core import Batch, Method, Step, TrainState, Tree
 from byol_jax.losses import feature_std_and_rank
 from byol_jax.models.conv import compiling_for
-from byol_jax.models.groups import rows_placed
+from byol_jax.models.groups import batch_sharded_as
 from byol_jax.optim import Optimizer
 
 Views = Callable[[Batch, Array], Batch]
@@ -198,7 +198,7 @@ def _compiled(function: Callable[..., Any], mesh: Mesh, state: Any, others: Any)
 
     @functools.wraps(function)
     def traced(*arguments: Any) -> Any:
-        with compiling_for(platform), rows_placed(meshes.batch_sharding(mesh)):
+        with compiling_for(platform), batch_sharded_as(meshes.batch_sharding(mesh)):
             return function(*arguments)
 
     return jax.jit(

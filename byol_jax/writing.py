@@ -26,8 +26,17 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
       OSError: it cannot be written; what was there before is still there.
     """
+    write_bytes(path, (to_json(value, 2) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+      OSError: it cannot be written; what was there before is still there.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(to_json(value, 2) + "\n")
+    temporary.write_bytes(content)
     temporary.replace(path)
 
 

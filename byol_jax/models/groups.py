@@ -25,8 +25,12 @@ _rows: contextvars.ContextVar[NamedSharding | None] = contextvars.ContextVar("ro
 
 
 @contextlib.contextmanager
-def rows_placed(sharding: NamedSharding) -> Iterator[None]:
-    """Set how the program traced inside shards rows, for those that a module gathers anew."""
+def batch_sharded_as(sharding: NamedSharding) -> Iterator[None]:
+    """Set the sharding of rows in the program traced inside, for modules that reorder them.
+
+    Args:
+      sharding: of axis 0, as that of the batch.
+    """
     token = _rows.set(sharding)
     try:
         yield
@@ -34,8 +38,11 @@ def rows_placed(sharding: NamedSharding) -> Iterator[None]:
         _rows.reset(token)
 
 
-def _shared_out(rows: Array) -> Array:
-    """Else XLA gives every device all rows of a gather, and all of the work that follows."""
+def _sharded(rows: Array) -> Array:
+    """Reordered rows [N, ...], sharded as the batch is, if N is a multiple of the devices.
+
+    XLA leaves the result of a gather whole on every device, which then does all of the work.
+    """
     sharding = _rows.get()
     if sharding is None or len(rows) % sharding.mesh.size:
         return rows
@@ -104,7 +111,7 @@ def shuffled(encoder: Encoder) -> Encoder:
             raise ValueError("Shuffled batch norm needs a `key` in apply during training.")
         order_key, key = jax.random.split(key)
         order = jax.random.permutation(order_key, images_NGHWC.shape[0])
-        images = _shared_out(images_NGHWC[order])
+        images = _sharded(images_NGHWC[order])
         out, stats = encoder.apply(params, stats, images, train, key, **options)
         back = jnp.argsort(order)
         return jax.tree.map(lambda y: y[back], out), stats

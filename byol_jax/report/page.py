@@ -21,6 +21,7 @@ from byol_jax.report.health import (
     judge,
 )
 from byol_jax.report.record import Record
+from byol_jax.writing import write_bytes
 
 
 class Seen(NamedTuple):
@@ -89,9 +90,7 @@ def write_page(page: Page, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in {**page.pictures, "index.html": page.html.encode("utf-8")}.items():
-        temporary = folder / f"{name}.tmp"
-        temporary.write_bytes(content)
-        temporary.replace(folder / name)
+        write_bytes(folder / name, content)
     return folder / "index.html"
 
 

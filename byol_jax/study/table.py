@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from byol_jax.report.charts import Chart
@@ -20,7 +19,7 @@ from byol_jax.study.figures import (
 )
 from byol_jax.study.plan import Plan, Study
 from byol_jax.study.plot import plot
-from byol_jax.writing import write_json
+from byol_jax.writing import write_bytes, write_json
 
 
 def write_tables(plan: Plan, *, picture: bool = True) -> Figures:
@@ -35,19 +34,13 @@ def write_tables(plan: Plan, *, picture: bool = True) -> Figures:
     """
     figures = read_figures(plan)
     plan.workdir.mkdir(parents=True, exist_ok=True)
-    _write(plan.workdir / "table.md", markdown(plan, figures).encode())
+    write_bytes(plan.workdir / "table.md", markdown(plan, figures).encode())
     write_json(plan.workdir / "table.json", as_json(plan, figures))
     if picture:
         drawn: Chart | None = plot(plan.study, figures)
         if drawn:
-            _write(plan.workdir / "plot.png", drawn.light)
+            write_bytes(plan.workdir / "plot.png", drawn.light)
     return figures
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def markdown(plan: Plan, figures: Figures) -> str:

@@ -179,7 +179,7 @@ def check_devices() -> None:
         reason = (str(e).splitlines() or ["there is no such device, or no jax for it"])[0]
         raise ValueError(
             f"JAX_PLATFORMS is {wanted!r}, but JAX cannot start there ({reason[:200]}); unset it, "
-            "or install what it needs (for NVIDIA: pip install 'jax[cuda12]')."
+            "or install what it needs (for NVIDIA: pip install 'byol_jax[cuda]')."
         ) from e
 
 

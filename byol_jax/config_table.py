@@ -187,6 +187,8 @@ KEYS = {
     "eval.antialias": Key(True),
     # Training images at most, for knn, fewshot, transfer, stages and lowshot; 0: all.
     "eval.train_examples": _count(0, low=0),
+    # fewshot, lowshot, transfer, retrieval: judge raw pixels of images up to 64 px as well.
+    "eval.pixels": Key(True),
     "eval.knn_k": _count(200),  # neighbours; at most 2% of the training images (20 of a small set)
     "eval.knn_temperature": _above_0(0.07),
     "eval.epochs": _count(80),  # linear, finetune
@@ -196,6 +198,7 @@ KEYS = {
     # linear: batch norm without scale and bias before the classifier, as for MAE
     "eval.linear_norm": Key(False),
     "eval.finetune_lrs": _above_0((0.4, 0.1, 0.03)),  # finetune: swept, at batch 1024
+    "eval.finetune_epochs": _count(()),  # finetune: swept too; (): eval.epochs
     # finetune: where the classifier is put, on the encoder or (SimCLR v2) on the first layer of the
     # projector, which is trained on.
     "eval.finetune_from": _one_of("encoder", "head1"),

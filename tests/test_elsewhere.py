@@ -102,8 +102,10 @@ def test_the_test_images_are_not_read_before_the_penalty_is_fixed(tmp_path, grey
 
     monkeypatch.setattr(EvalData, "crops", note("", EvalData.crops))
     monkeypatch.setattr(frozen, "choose", note("choose", frozen.choose))
-    result = evaluate(None, "transfer", to_judge(grey, penalties=2), tmp_path, encoder=folder)
-    assert order == ["train", "choose", "test"] * 3
+    asked = to_judge(grey, penalties=2, pixels=False)
+    result = evaluate(None, "transfer", asked, tmp_path, encoder=folder)
+    assert order == ["train", "choose", "test"] * 2
+    assert list(result["rows"]) == ["untrained encoder", "encoder"]  # no raw pixels
     assert result["rows"]["encoder"]["top1"] == result["top1"]
     assert result["top1"] > 80
     order.clear()

@@ -179,9 +179,9 @@ def part(n, seed, shift=0):
 GIVEN = ({"scale": np.ones(3, np.float32)}, {"mean": np.zeros(3, np.float32)})
 
 
-def evaluate(validation=0, test=0, lrs=(64.0, 1e-6), frozen=True, given=GIVEN):
+def evaluate(validation=0, test=0, lrs=(64.0, 1e-6), epochs=(8,), frozen=True, given=GIVEN):
     parts = Parts(part(32, 0), part(24, 1), part(24, 2, validation), part(24, 3, test))
-    protocol = Protocol(lrs, epochs=8, batch_size=16, frozen=frozen)
+    protocol = Protocol(lrs, epochs, batch_size=16, frozen=frozen)
     return linear(starting_from(flat_encoder(), *given), parts, protocol, CLASSES, first_devices(2))
 
 
@@ -201,6 +201,17 @@ def test_the_rate_is_picked_on_validation_alone():
 
 
 @pytest.mark.usefixtures("quick")
+def test_epochs_are_swept_with_the_rates():
+    """Fails if the number of epochs is not chosen on validation, or not what it trains for."""
+    found = evaluate(lrs=(4.0,), epochs=(1, 8))
+    assert (found["epochs"], found["top1"]) == (8, 100)
+    # What learns the wrong thing does so for one epoch rather than for eight.
+    found = evaluate(validation=2, lrs=(4.0,), epochs=(8, 1))
+    assert (found["epochs"], found["lr"]) == (1, 4.0)
+    assert found["top1"] < 100
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_callers_weights_are_left_alone(frozen, monkeypatch):
     """Fails if the weights given are donated or trained in place, or fine-tuning freezes them."""
@@ -213,7 +224,7 @@ def test_the_callers_weights_are_left_alone(frozen, monkeypatch):
     monkeypatch.setattr(protocol_module, "supervised", spy)
     found = evaluate(lrs=(64.0,), frozen=frozen, given=given)
     assert made == [frozen] * 2  # once for the sweep, once on all
-    assert set(found) == {"top1", "lr", "validation_top1", "train_images", "test_images"}
+    assert set(found) == {"top1", "lr", "epochs", "validation_top1", "train_images", "test_images"}
     assert (found["train_images"], found["test_images"]) == (32, 24)
     assert found["top1"] > 90
     for ours, before in zip(jax.tree.leaves(given), jax.tree.leaves(GIVEN), strict=True):
@@ -223,6 +234,6 @@ def test_the_callers_weights_are_left_alone(frozen, monkeypatch):
 def test_too_few_images_for_the_devices():
     """Fails if a batch of 0 is trained on."""
     parts = Parts(*(part(3, i) for i in range(4)))
-    protocol = Protocol((0.1,), 1, 16, True)
+    protocol = Protocol((0.1,), (1,), 16, True)
     with pytest.raises(ValueError, match="3 labelled images are too few for 8 devices"):
         linear(starting_from(flat_encoder(), *GIVEN), parts, protocol, CLASSES, first_devices(8))

@@ -51,6 +51,7 @@ FREE = {
     "data.name": "cifar10",
     "data.dir": "a folder",
     "data.ids_file": "ids.txt",
+    "eval.finetune_epochs": (30, 50),
     "optimizer.exclude": ("kernel",),
     "optimizer.lr_factors": (("predictor", 0.5), ("bias", 2)),
     "optimizer.lr_fixed": ("predictor", "probe"),

@@ -170,6 +170,14 @@ def test_fine_tuning_from_a_layer_that_is_not_there_is_refused(run, params, has)
         run_folder._from_head(read_run(run), params, {})
 
 
+def test_epochs_of_fine_tuning_are_whole(run):
+    """Fails if half an epoch is rounded without a word."""
+    config = load_config(run / "config.json")
+    config.eval.finetune_epochs = (1, 2.5)
+    with pytest.raises(ValueError, match=r"eval.finetune_epochs is \(1, 2.5\); expected whole"):
+        evaluate(run, "finetune", config)
+
+
 @pytest.mark.parametrize("protocol", ["knn", "linear", "fewshot"])
 def test_too_many_unreadable_images_are_refused(run, protocol):
     """Fails if an evaluation takes any share of its images for good."""
@@ -190,6 +198,7 @@ def test_too_many_unreadable_images_are_refused(run, protocol):
         ("eval.shots", (1,), "linear"),
         ("eval.label_fraction", 0.5, "linear"),
         ("eval.finetune_from", "head1", "linear"),
+        ("eval.finetune_epochs", (30, 50), "linear"),
         ("eval.penalties", 3, "linear"),
         ("eval.stage_numbers", 9000, "transfer"),
         ("eval.shots", (1,), "lowshot"),

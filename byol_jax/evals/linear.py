@@ -60,12 +60,13 @@ class Parts(NamedTuple):
 class Protocol:
     """How a classifier is trained: SGD with Nesterov momentum 0.9, cosine to 0, no decay.
 
-    lrs: at batch 1024, scaled linearly. frozen: linear protocol; otherwise the encoder is trained.
-    norm: a batch norm without scale and bias before the classifier, as for MAE's linear probe.
+    lrs: at batch 1024, scaled linearly. epochs: swept with them. frozen: linear protocol; otherwise
+    the encoder is trained. norm: a batch norm without scale and bias before the classifier, as for
+    MAE's linear probe.
     """
 
     lrs: tuple[float, ...]
-    epochs: int
+    epochs: tuple[int, ...]
     batch_size: int
     frozen: bool
     seed: int = 0
@@ -78,6 +79,7 @@ def _train(
     protocol: Protocol,
     classes: int,
     lrs: tuple[float, ...],
+    epochs: int,
     mesh: Mesh,
     keep: Keep | None = None,
 ) -> tuple[Scorer, int]:
@@ -86,7 +88,7 @@ def _train(
     batch_size = min(protocol.batch_size, part.examples) // devices * devices
     if not batch_size:
         raise ValueError(f"{part.examples} labelled images are too few for {devices} devices.")
-    steps = max(part.examples // batch_size, 1) * protocol.epochs
+    steps = max(part.examples // batch_size, 1) * epochs
     base = max(lrs)
     method = supervised(
         encoder,
@@ -142,18 +144,19 @@ def linear(
     mesh: Mesh,
     keep: Keep | None = None,
 ) -> dict[str, float]:
-    """Choose the learning rate on a validation part, train on all, report the test accuracy.
+    """Choose learning rate and epochs on a validation part, train on all, report test accuracy.
 
     Args:
       encoder: with its weights, as returned by `core.starting_from`.
       parts: the images.
-      protocol: how to train; frozen features need one pass, fine-tuning one per learning rate.
+      protocol: how to train; frozen features need one training per number of epochs, fine-tuning
+        one per learning rate and number of epochs.
       classes: number of classes K.
       mesh: the devices.
       keep: is given the classifier trained on all images.
 
     Returns:
-      {"top1", "top5", "lr", "validation_top1"}, accuracies in percent; {"train_images",
+      {"top1", "top5", "lr", "epochs", "validation_top1"}, accuracies in percent; {"train_images",
       "test_images"}: how many labelled images it learned from, and was judged on.
 
     Raises:
@@ -163,22 +166,30 @@ def linear(
     Reference: Grill et al. 2020, appendix D.1.
     """
 
-    def train(part: Part, lrs: tuple[float, ...], keep: Keep | None = None) -> tuple[Scorer, int]:
-        return _train(encoder, part, protocol, classes, lrs, mesh, keep)
+    def train(
+        part: Part, lrs: tuple[float, ...], epochs: int, keep: Keep | None = None
+    ) -> tuple[Scorer, int]:
+        return _train(encoder, part, protocol, classes, lrs, epochs, mesh, keep)
 
     lrs = protocol.lrs
     # Frozen features are the same for every learning rate, so all are trained in one pass.
     groups = [lrs] if protocol.frozen else [(lr,) for lr in lrs]
-    accuracy: list[float] = []
-    for group in groups:
-        score, _ = train(parts.sweep, group)
+    accuracy: dict[tuple[int, float], float] = {}
+    for epochs, group in itertools.product(protocol.epochs, groups):
+        score, _ = train(parts.sweep, group, epochs)
         scores, labels = score(parts.validation)
-        accuracy += [topk_accuracy(scores[:, i], labels)["top1"] for i in range(len(group))]
-    best = int(np.argmax(accuracy))
-    swept = ", ".join(f"{lr:g}: {a:.2f}" for lr, a in zip(lrs, accuracy, strict=True))
-    say(f"validation top-1 by learning rate: {swept}; training on all with {lrs[best]:g}")
-    score, learned = train(parts.train, (lrs[best],), keep)
+        for i, lr in enumerate(group):
+            accuracy[epochs, lr] = topk_accuracy(scores[:, i], labels)["top1"]
+    best = max(accuracy, key=accuracy.__getitem__)  # the first of equals
+    several = len(protocol.epochs) > 1
+    swept = ", ".join(
+        f"{lr:g}{f' for {epochs} epochs' if several else ''}: {a:.2f}"
+        for (epochs, lr), a in accuracy.items()
+    )
+    chosen = f"{best[1]:g}" + (f" for {best[0]} epochs" if several else "")
+    say(f"validation top-1 by learning rate: {swept}; training on all with {chosen}")
+    score, learned = train(parts.train, (best[1],), best[0], keep)
     scores, labels = score(parts.test)
     result = topk_accuracy(scores[:, 0], labels)
-    result |= {"lr": lrs[best], "validation_top1": accuracy[best]}
+    result |= {"lr": best[1], "epochs": best[0], "validation_top1": accuracy[best]}
     return result | {"train_images": learned, "test_images": int((labels >= 0).sum())}

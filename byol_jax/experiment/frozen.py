@@ -57,7 +57,7 @@ Subject = tuple[str, Callable[[Source], Extracted]]
 
 def subjects(run: RunEncoder, data: EvalData) -> Iterator[Subject]:
     """What is judged: raw pixels of small images, an untrained encoder, the encoder."""
-    if data.spec.size <= PIXELS_UP_TO:
+    if run.config.eval.pixels and data.spec.size <= PIXELS_UP_TO:
         # Pixels in 0..1, not normalised: an offset would change their l2-normalised angles.
         channels = len(data.spec.mean)
         spec = dataclasses.replace(data.spec, mean=(0.0,) * channels, std=(1.0,) * channels)

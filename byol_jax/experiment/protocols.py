@@ -39,7 +39,8 @@ def _run_supervised(run: RunEncoder, data: EvalData, train: Source, frozen: bool
     c = run.config.eval
     lrs = c.lrs if frozen else c.finetune_lrs
     norm = frozen and c.linear_norm
-    protocol = Protocol(tuple(lrs), c.epochs, c.train_batch, frozen, run.config.seed, norm)
+    epochs = (c.epochs,) if frozen else _whole(c.finetune_epochs) or (c.epochs,)
+    protocol = Protocol(tuple(lrs), epochs, c.train_batch, frozen, run.config.seed, norm)
     few = "eval.validation" if frozen else "eval.label_fraction or eval.validation"
     rest, held = _hold_out(train, c.validation, run.config.seed, few)
     parts = Parts(*(data.part(s) for s in (train, rest, held, data.test)))
@@ -53,6 +54,12 @@ def _run_supervised(run: RunEncoder, data: EvalData, train: Source, frozen: bool
         counts = {k: found.pop(k) for k in ("train_images", "test_images")}
         result |= {prefix + k: v for k, v in found.items()} | counts
     return result | {"validation_images": held.num_examples}
+
+
+def _whole(epochs: tuple[float, ...]) -> tuple[int, ...]:
+    if any(n != int(n) for n in epochs):
+        raise ValueError(f"eval.finetune_epochs is {epochs}; expected whole numbers, as (30, 50).")
+    return tuple(int(n) for n in epochs)
 
 
 def run_linear(run: RunEncoder, data: EvalData) -> dict[str, Any]:
@@ -119,17 +126,23 @@ _REGRESSION = ("eval.train_examples", "eval.penalties", "eval.validation")
 READS: dict[str, tuple[str, ...]] = {
     "knn": ("eval.train_examples", "eval.knn_k", "eval.knn_temperature"),
     "linear": ("eval.lrs", "eval.linear_norm", *_TRAINED),
-    "finetune": ("eval.finetune_lrs", "eval.finetune_from", "eval.label_fraction", *_LABELS),
-    "fewshot": ("eval.train_examples", "eval.shots", "eval.draws", "eval.fewshot_c"),
-    "transfer": _REGRESSION,
+    "finetune": (
+        *("eval.finetune_lrs", "eval.finetune_epochs", "eval.finetune_from"),
+        *("eval.label_fraction", *_LABELS),
+    ),
+    "fewshot": (
+        *("eval.train_examples", "eval.shots", "eval.draws", "eval.fewshot_c"),
+        "eval.pixels",
+    ),
+    "transfer": (*_REGRESSION, "eval.pixels"),
     "stages": ("eval.stage_numbers", *_REGRESSION),
-    "retrieval": (),
+    "retrieval": ("eval.pixels",),
     "lowshot": (
         *("eval.train_examples", "eval.lowshot_shots", "eval.lowshot_draws", "eval.svm_cs"),
-        *("eval.fewshot_c", "eval.validation"),
+        *("eval.fewshot_c", "eval.validation", "eval.pixels"),
     ),
     "attributes": _REGRESSION,
-    SUITE: _REGRESSION,
+    SUITE: (*_REGRESSION, "eval.pixels"),
     "segment": ("eval.void",),
     "depth": ("eval.depth_unit",),
 }

@@ -208,7 +208,8 @@ KEYS = {
     "eval.shots": _count((1, 5, 10)),  # fewshot: labels per class
     "eval.draws": _count(10),  # fewshot: random draws of the labelled images
     # fewshot, lowshot: inverse regularisation of logistic regression
-    # Passes over the test part in which a pretext task asks its questions, at evaluations; 0: none
+    # Passes over the test part in which a pretext task asks its questions, at evaluations; 0: none.
+    # Refused for methods without questions, and exemplars, of which there are none in the test part.
     "eval.task": _count(0, low=0),
     "eval.fewshot_c": _above_0(100.0),
     # transfer, stages: penalties of logistic regression that are tried, from 1e5 to 1e-6

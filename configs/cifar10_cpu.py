@@ -5,9 +5,9 @@
     python -m byol_jax.train --config configs/cifar10_cpu.py:moco --workdir runs/cifar_moco
 
 The argument is the method. All have the same encoder, views (instance discrimination and pretext
-tasks take one) and 300,000 images, which is six epochs: SGD, small heads, mild colours, fast targets
-and short queues for an encoder that sees few images. Of these recipes only BYOL's, at batch 64, has
-been run whole; those of pretext tasks for one epoch.
+tasks take one) and 300,000 images, which is six epochs: SGD, small heads, mild colours, fast
+targets and short queues for an encoder that sees few images. Of these recipes only BYOL's, at batch
+64, has been run whole; those of SimCLR and of pretext tasks (but exemplars) for one or two epochs.
 Hardware, time and accuracy: docs/results.md.
 """
 

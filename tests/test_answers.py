@@ -158,7 +158,8 @@ def test_the_test_part_is_asked(tmp_path, quick):
     """Fails if images are asked about that were trained on, a figure is of visible pixels or of
     another task, the questions change, or the devices do.
 
-    Answers of heads that are all zero are known: always the first rotation, and mean colours.
+    Answers of heads that are all zero are known: always the first rotation, and mean colours. Seen
+    with the training part, and with questions that depend on the step.
     """
     sizes = {"inpainting__bottleneck": 4, "inpainting__width": 8, "inpainting__region": "random"}
     config, images = config_of(tmp_path, "several", several__tasks="rotation,inpainting", **sizes)
@@ -184,7 +185,7 @@ def test_the_test_part_is_asked(tmp_path, quick):
 
 @pytest.mark.parametrize("method", ["exemplar", "byol"])
 def test_what_cannot_be_asked_is_refused(tmp_path, method):
-    """Fails if a method without questions is trained before it is noticed."""
+    """Fails if a method without questions is trained before it is noticed; seen with exemplars."""
     keys = {"exemplar__patch": 8} if method == "exemplar" else {"views__recipe": "byol"}
     e = build(config_of(tmp_path, method, **keys)[0], devices=jax.devices()[:1])
     with pytest.raises(ValueError, match=f"eval.task is 1, but method.name '{method}' asks"):

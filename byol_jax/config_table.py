@@ -210,9 +210,10 @@ KEYS = {
     "eval.label_balance": Key(False),  # finetune: equally many labels of each class
     "eval.shots": _count((1, 5, 10)),  # fewshot: labels per class
     "eval.draws": _count(10),  # fewshot: random draws of the labelled images
-    # fewshot, lowshot: inverse regularisation of logistic regression
-    # Passes over the test part in which a pretext task asks its questions, at evaluations; 0: none
+    # Passes over the test part in which a pretext task asks its questions, at evaluations; 0: none.
+    # Refused where there are none: of methods without a task, and exemplars (training images).
     "eval.task": _count(0, low=0),
+    # fewshot, lowshot: inverse regularisation of logistic regression
     "eval.fewshot_c": _above_0(100.0),
     # transfer, stages: penalties of logistic regression that are tried, from 1e5 to 1e-6
     "eval.penalties": _count(45),

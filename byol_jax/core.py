@@ -31,7 +31,8 @@ views  [B, V, S, S, C]  float, normalised
 (name) [B, V', s, s, C] any further group of the recipe by its name: one array, one size
 spectrogram             [B, 1, F, T, 1] of the sound, if a task makes one
 target                  what a pretext task predicts (never under "label", which the probe reads)
-weight                  how much each part of an image in "target" counts, if the task says so
+weight, hidden          how much each part of an image in "target" counts, and whether it is hidden,
+                        if the task says so
 index  [B] int32        position of the example in the data set
 label  [B] int32        class, -1 where unknown
 mask   [B] float32      1, or 0 for a row that must not count (a substitute, padding)
@@ -114,6 +115,13 @@ class Aux(NamedTuple):
     metrics: dict[str, Array]
 
 
+Answers = dict[str, Array]
+"""How questions about B examples were answered: "mask" [B], 0 for examples that do not count, with
+"logits" [B, Q, K] and the right answers "target" [B, Q] of multiple-choice questions, or any
+figures [B] by name, of which the mean is taken.
+"""
+
+
 def _no_update(params: Tree, extra: Tree, step: Array) -> tuple[Tree, dict[str, Array]]:
     del params, step
     return extra, {}
@@ -143,9 +151,10 @@ class Method(NamedTuple):
                                                    before `loss` and `init` see them; None: none
     reads: {"frames": 16}                          what `task` reads: number of views of each group,
                                                    and "sound": 1 of clips; {}: one of "views"
-    answered(params, extra, batch) -> (logits_BQK, target_BQ)    what it answers to the questions of
-                                                   a batch after the task, in inference mode, and
-                                                   the right answers; None: it is asked none
+    answered(params, extra, batch, key) -> {task: Answers}    how well it answers the questions of a
+                                                   batch after the task, in inference mode, "task"
+                                                   being the only one; None: it is asked none, or
+                                                   none that images of the test part could answer
     """
 
     init: Callable[[Array, Batch], tuple[Tree, Tree]]
@@ -160,7 +169,7 @@ class Method(NamedTuple):
     pictures: Callable[[Tree, Tree, Any, Array], dict[str, Array]] | None = None
     task: Callable[[Batch, Array], Batch] | None = None
     reads: Mapping[str, int] = MappingProxyType({})
-    answered: Callable[[Tree, Tree, Batch], tuple[Array, Array]] | None = None
+    answered: Callable[[Tree, Tree, Batch, Array], dict[str, Answers]] | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -4,9 +4,10 @@
         [--config.data.dir=/path/to/tensorflow_datasets]
     python -m byol_jax.train --config configs/cifar10_cpu.py:moco --workdir runs/cifar_moco
 
-The argument is the method. All have the same encoder, views (instance discrimination takes one) and
-300,000 images, which is six epochs: SGD, small heads, mild colours, fast targets and short queues
-for an encoder that sees few images. Of these recipes only BYOL's, at batch 64, has been run.
+The argument is the method. All have the same encoder, views (instance discrimination and pretext
+tasks take one) and 300,000 images, which is six epochs: SGD, small heads, mild colours, fast
+targets and short queues for an encoder that sees few images. Of these recipes only BYOL's, at batch
+64, has been run whole; those of SimCLR and of pretext tasks (but exemplars) for one or two epochs.
 Hardware, time and accuracy: docs/results.md.
 """
 
@@ -33,12 +34,20 @@ METHODS: dict[str, dict[str, Any]] = {
     "swav": {**HEAD, "prototypes": 300},
     "dino": {**HEAD, "prototypes": 1024, "tau": 0.98, "tau_schedule": "cosine"},
     "npid": {"out": 128, "negatives": 0, "temperature": 0.1},
+    "rotation": {"turns": 4, "every": True, "layers": 1},
+    # One of 8 px out of each cell of 10 px.
+    "relative": {"pairs": 8, "tile": 8, "jitter": 2, "layers": 2, "hidden": 256},
+    # All permutations of 2x2 tiles of 12 px; 3 x 3 would be too small to see anything.
+    "jigsaw": {"permutations": 24, "grid": 2, "tile": 12, "jitter": 3, "shift": 1, "out": 128},
+    # A hole of 12 x 12 px in a square of 16 x 16.
+    "inpainting": {"size": 0.5, "band": 2, "bottleneck": 512, "width": 128},
     "colorization": {"sample": 4, "images": 10_000, "neighbours": 5, "sigma": 5.0, "width": 128},
     "exemplar": {"seeds": 8000, "patch": 24, "layers": 1},
     "several": {"tasks": "relative,colorization", "turns": (1,)},
 }
 # At batch 256, where it is not 0.4.
-LR = {"vicreg": 0.04, "dino": 2e-3}
+# At 0.4 inpainting forgets what it learnt in the warm-up; 0.08 has not been run.
+LR = {"vicreg": 0.04, "dino": 2e-3, "inpainting": 0.08}
 
 
 def get_config(method: str = "byol") -> ConfigDict:
@@ -87,9 +96,13 @@ def get_config(method: str = "byol") -> ConfigDict:
         c.views.recipe = "crop_flip"
         c.views.overrides.update(area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
     if method == "several":
-        c.relative.update(tile=8, jitter=2, layers=2, hidden=256)
+        c.relative.update(METHODS["relative"])
         c.colorization.update(METHODS["colorization"])
+    if method in ("relative", "jigsaw", "several"):
         c.method.probe = False  # it would learn from tiles
+    if method in ("rotation", "relative", "jigsaw", "inpainting"):
+        c.views.recipe = "crop_flip"
+        c.views.overrides.area = (0.6, 1.0)  # a turn, a place or a hole is of most of an image
     if method in ("colorization", "several"):  # the colours are what is asked for
         c.encoder.input = "lightness"
         c.views.recipe = "crop_flip"

@@ -35,6 +35,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "rotation": {"turns": 4, "every": True, "layers": 1},
     # All permutations of 2x2 tiles of 3 px.
     "jigsaw": {"permutations": 24, "grid": 2, "tile": 3, "jitter": 1, "shift": 0, "out": 64},
+    # Tiles of 3 px out of cells of 4 px: scans of 12 px.
+    "relative": {"pairs": 8, "tile": 3, "jitter": 1, "layers": 2, "hidden": 64},
     "inpainting": {"size": 0.5, "band": 0, "bottleneck": 64, "width": 64},  # a hole of 4 x 4 px
 }
 # At batch 256, where it is not BYOL's.
@@ -76,11 +78,13 @@ def get_config(method: str = "byol") -> ConfigDict:
     c.optimizer.weight_decay = 5e-4
     c.sgd.momentum = 0.9
     # One view, drawn as the two of the others.
-    if method in ("npid", "mae", "rotation", "jigsaw", "inpainting"):
+    if method in ("npid", "mae", "rotation", "jigsaw", "relative", "inpainting"):
         c.views.recipe = "npid"
         c.views.overrides.update(
             area=(0.35, 1.0), flip=0.0, rotate=17.0, saturation=0.0, hue=0.0, grey=0.0
         )
+    if method == "relative":
+        c.image_size = 12
     if method == "dino":  # with SGD, or a faster teacher, it collapses to equal outputs
         c.optimizer.name = "adamw"
         c.optimizer.hold = ("last_layer",)

@@ -33,11 +33,11 @@ def test_the_area_under_the_curve_is_scikit_learns():
     np.testing.assert_allclose(found, roc_auc_score(label[counted], score[counted]), rtol=1e-6)
     assert auc(jnp.arange(4.0), jnp.ones(4), jnp.ones(4)) == 0.5
     logits = np.stack([np.zeros(60), score], -1)[:, None]
-    metrics = judged(logits, label[:, None], weight)
-    np.testing.assert_allclose(metrics["task/test_auc"], found, rtol=1e-6)
+    metrics = judged(weight, logits=logits, target=label[:, None])
+    np.testing.assert_allclose(metrics["auc"], found, rtol=1e-6)
     hits = ((score > 0) == label)[counted].mean()
-    np.testing.assert_allclose(metrics["task/test_top1"], 100 * hits)
-    assert metrics["task/test_questions"] == counted.sum()
+    np.testing.assert_allclose(metrics["top1"], 100 * hits)
+    assert metrics["questions"] == counted.sum()
 
 
 # --- shuffle and learn ---------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from byol_jax.convert.native import save_encoder
 from byol_jax.convert.timm import save_timm
 from byol_jax.core import Encoder, Features
 from byol_jax.experiment.build import build
+from byol_jax.experiment.questions import judged
 from byol_jax.methods.colorize import colorize
 from byol_jax.methods.probe import with_probe
 from byol_jax.models import heads, make_encoder, on_lightness
@@ -29,6 +30,7 @@ from byol_jax.views.tasks.colorization import (
     bins,
     colorization,
     coloured,
+    colourful,
     counted_colours,
     rebalancing,
     soft_bins,
@@ -196,7 +198,7 @@ def test_the_loss_is_that_of_loops():
     v /= (prior * v).sum()
 
     def by_hand(rows):
-        losses, plain, hits = [], [], []
+        losses, plain, hits, blind = [], [], [], []
         for row in rows:
             for y, x in np.ndindex(2, 2):
                 soft = loop_soft(ab[row, y, x], prior > 0, 5, 5.0)
@@ -206,11 +208,18 @@ def test_the_loss_is_that_of_loops():
                 odds = odds / np.where(v > 0, v, 1)
                 plain.append(-(soft * np.log(np.maximum(odds / odds.sum(), 1e-300))).sum())
                 hits.append(odds.argmax() == soft.argmax())
-        return np.mean(losses), np.mean(plain), 100 * np.mean(hits)
+                blind.append(-(soft * np.log(np.where(prior > 0, prior, 1))).sum())
+        return np.mean(losses), np.mean(plain), 100 * np.mean(hits), np.mean(blind)
 
     def found(batch):
         value, aux = method.loss(params, extra, batch, KEY, jnp.int32(0))
-        return value, aux.metrics["task/cross_entropy"], aux.metrics["task/top1"]
+        asked = {k: aux.metrics[f"task/{k}"] for k in ("cross_entropy", "top1", "grey")}
+        answers = method.answered(params, extra, batch, KEY)["task"]
+        answers = judged(**{k: np.asarray(v) for k, v in answers.items()})
+        for k, figure in asked.items():
+            np.testing.assert_allclose(answers[k], figure, rtol=1e-5)
+        assert answers["questions"] == (batch["mask"] * colourful(ab)).sum()
+        return value, asked["cross_entropy"], asked["top1"], answers["prior_entropy"]
 
     np.testing.assert_allclose(found(batch), by_hand([0, 1, 2]), rtol=1e-4)
     ab[1] = random.uniform(-5, 5, (2, 2, 2))  # a grey image

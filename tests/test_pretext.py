@@ -358,6 +358,7 @@ def test_a_square_is_hidden():
     np.testing.assert_array_equal(batch["views"][:, 0], want)
     np.testing.assert_array_equal(batch["weight"], np.tile(weight, (64, 1, 1)))
     np.testing.assert_array_equal(batch["target"], images)
+    np.testing.assert_array_equal(batch["hidden"], batch["weight"] == 1)
 
 
 def test_blobs_are_hidden():
@@ -366,6 +367,7 @@ def test_blobs_are_hidden():
     batch = inpainting("random", area=0.25)({"views": images[:, None]}, KEY)
     views, hidden = np.asarray(batch["views"][:, 0]), np.asarray(batch["weight"]) == 1
     np.testing.assert_array_equal(views, np.where(hidden[..., None], 0, images))
+    np.testing.assert_array_equal(batch["hidden"], hidden)
     assert (hidden.sum((1, 2)) == 48 * 48 // 4).all()
     assert len({mask.tobytes() for mask in hidden}) == 64
     assert max(label(mask)[1] for mask in hidden) <= 6
@@ -386,11 +388,13 @@ def drawing():
         lambda params, stats, x, train: (params["scale"] * x + 0.5, stats),
         3,
     )
-    return regress(encoder, decoder, inpainting(size=0.5, band=2))
+    return regress(encoder, decoder, inpainting(size=0.5, band=2), **STATISTICS)
 
 
 def test_the_error_is_of_the_hole():
-    """Fails if a pixel outside counts, the band is not weighted, or masked rows count: by loops."""
+    """Fails if a pixel outside counts, the band is not weighted, or masked rows count; or if the
+    signal-to-noise ratio is of the band, or of normalised images: by loops.
+    """
     images, scale = photographs()[:3, :16, :16], 0.75
     method = drawing()
     batch = dict(method.task({"views": jnp.asarray(images[:, None])}, KEY))
@@ -408,6 +412,12 @@ def test_the_error_is_of_the_hole():
                 errors.append(error)
                 blanks.append((images[i, y, x] ** 2).mean())
     np.testing.assert_allclose(value, np.mean(losses), rtol=1e-5)
+    answers = method.answered(params, extra, batch, KEY)["task"]
+    mean, std = (np.array(x) for x in STATISTICS.values())
+    hole, full = images[:, 6:10, 6:10] * std + mean, np.clip(0.5 * std + mean, 0, 1)
+    for k, colour in (("psnr", full), ("psnr_blank", mean)):
+        want = -10 * np.log10(np.square(hole - colour).mean((1, 2, 3)))
+        np.testing.assert_allclose(answers[k], want, rtol=1e-5)
     share = np.mean(errors) / np.mean(blanks)
     np.testing.assert_allclose(aux.metrics["task/error"], share, rtol=1e-5)
     pictures = method.pictures(params, extra, jnp.asarray(images), KEY)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from byol_jax.core import Aux, Batch, Method, Tree
+from byol_jax.core import Answers, Aux, Batch, Method, Tree
 from byol_jax.losses import auc, cross_entropy, masked_mean
 from byol_jax.models.heads import Head
 from byol_jax.models.network import Network, inference
@@ -74,8 +74,10 @@ def classify(net: Network, classifier: Head, quiz: Quiz) -> Method:
             metrics["task/auc"] = auc(score_N, target_BQ.reshape(-1), jnp.repeat(mask_B, questions))
         return value, Aux({"stats": stats}, {"h": h_BVD}, metrics)
 
-    def answered(params: Tree, extra: Tree, batch: Batch) -> tuple[Array, Array]:
-        return answers(params, extra["stats"], batch["views"], False, None)[0], batch["target"]
+    def answered(params: Tree, extra: Tree, batch: Batch, key: Array) -> dict[str, Answers]:
+        del key
+        logits, _, _ = answers(params, extra["stats"], batch["views"], False, None)
+        return {"task": {"logits": logits, "target": batch["target"], "mask": batch["mask"]}}
 
     def pictures(params: Tree, extra: Tree, given: Array | Batch, key: Array) -> dict[str, Array]:
         before = given if isinstance(given, Mapping) else {"views": given[:, None]}

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from byol_jax.core import Aux, Batch, Encoder, Method, Tree
+from byol_jax.core import Answers, Aux, Batch, Encoder, Method, Tree
 from byol_jax.losses import masked_mean
 from byol_jax.models.heads import Head
 from byol_jax.models.network import drawing
@@ -62,7 +62,8 @@ def colorize(
       The method. Images without a colour do not count. Metrics: train/loss; and of p / v, since v
       makes rare colours too likely: task/cross_entropy, beside task/prior_entropy, which an answer
       that does not look at the image reaches; task/top1, the share of pixels whose bin is the
-      likeliest, beside task/grey, that of pixels in the bin of grey, in percent.
+      likeliest, beside task/grey, that of pixels in the bin of grey, in percent. `answered` has
+      the same four, "prior_entropy" being the cross-entropy of the prior for the same pixels.
     """
     net, grey = drawing(encoder, decoder), int(np.square(bins()).sum(-1).argmin())
 
@@ -75,33 +76,47 @@ def colorize(
         odds = jnp.log(odds_K).reshape(*(1,) * (logits.ndim - 1), -1)
         return jax.nn.log_softmax(logits + odds.astype(logits.dtype))
 
-    def loss(params: Tree, extra: Tree, batch: Batch, key: Array, step: Array) -> tuple[Array, Aux]:
-        del step
-        logits_BTTK, h, stats = net.apply(params, extra["stats"], batch["views"], True, key)
-        dtype, prior_K = logits_BTTK.dtype, extra["prior"].astype(logits_BTTK.dtype)
+    def judged(logits_BTTK: Array, prior: Array, batch: Batch) -> tuple[Array, Answers]:
+        """The loss of each image [B], and how well it was answered, means of its pixels."""
+        dtype, prior_K = logits_BTTK.dtype, prior.astype(logits_BTTK.dtype)
         ab_BTT2, used_K = batch["target"].astype(dtype), prior_K > 0
         index_BTTN, weight_BTTN = soft_bins(ab_BTT2, used_K, neighbours, sigma)
         nearest_BTT, v_K = index_BTTN[..., 0], rebalancing(prior_K, rebalance)
-        counts_B = batch["mask"] * colourful(ab_BTT2)
 
         def average(x_BTT: Array) -> Array:
-            return masked_mean(x_BTT.astype(dtype).mean((1, 2)), counts_B)
+            return x_BTT.astype(dtype).mean((1, 2))
 
         def cross_entropy(log_p_BTTK: Array) -> Array:
             log_p_BTTN = jnp.take_along_axis(log_p_BTTK, index_BTTN, -1)
             return -jnp.where(weight_BTTN > 0, weight_BTTN * log_p_BTTN, 0).sum(-1)
 
         entropy_BTT = cross_entropy(log_shares(logits_BTTK, used_K))
-        value = average(v_K[nearest_BTT] * entropy_BTT)
+        loss_B = average(v_K[nearest_BTT] * entropy_BTT)
         log_p_BTTK = log_shares(logits_BTTK, jnp.where(used_K, 1 / v_K, 0))
-        metrics = {
-            "train/loss": value,
-            "task/cross_entropy": average(cross_entropy(log_p_BTTK)),
-            "task/prior_entropy": jax.scipy.special.entr(prior_K).sum(),
-            "task/top1": 100 * average(log_p_BTTK.argmax(-1) == nearest_BTT),
-            "task/grey": 100 * average(nearest_BTT == grey),
+        blind_BTTK = jnp.broadcast_to(log_shares(prior_K * 0, prior_K), logits_BTTK.shape)
+        return loss_B, {
+            "cross_entropy": average(cross_entropy(log_p_BTTK)),
+            "prior_entropy": average(cross_entropy(blind_BTTK)),
+            "top1": 100 * average(log_p_BTTK.argmax(-1) == nearest_BTT),
+            "grey": 100 * average(nearest_BTT == grey),
+            "mask": batch["mask"] * colourful(ab_BTT2),
         }
+
+    def loss(params: Tree, extra: Tree, batch: Batch, key: Array, step: Array) -> tuple[Array, Aux]:
+        del step
+        logits_BTTK, h, stats = net.apply(params, extra["stats"], batch["views"], True, key)
+        loss_B, answers = judged(logits_BTTK, extra["prior"], batch)
+        mask_B = answers.pop("mask")
+        value = masked_mean(loss_B, mask_B)
+        metrics = {f"task/{k}": masked_mean(x_B, mask_B) for k, x_B in answers.items()}
+        entropy = jax.scipy.special.entr(extra["prior"]).sum()
+        metrics = {"train/loss": value, **metrics, "task/prior_entropy": entropy}
         return value, Aux({**extra, "stats": stats}, {"h": h}, metrics)
+
+    def answered(params: Tree, extra: Tree, batch: Batch, key: Array) -> dict[str, Answers]:
+        del key
+        logits_BTTK, _, _ = net.apply(params, extra["stats"], batch["views"], False, None)
+        return {"task": judged(logits_BTTK, extra["prior"], batch)[1]}
 
     def pictures(params: Tree, extra: Tree, images_BHWC: Array, key: Array) -> dict[str, Array]:
         ab = task({"views": images_BHWC[:, None]}, key)["target"]
@@ -115,4 +130,5 @@ def colorize(
         return {k: normalised(coloured(lightness, v), mean, std) for k, v in shown.items()}
 
     takes = {"views": 1}
-    return Method(init, loss, net.encoder, net.features, takes, pictures=pictures, task=task)
+    colours = Method(init, loss, net.encoder, net.features, takes, pictures=pictures, task=task)
+    return colours._replace(answered=answered)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from byol_jax.core import Aux, Batch, Encoder, Method, Tree
+from byol_jax.core import Answers, Aux, Batch, Encoder, Method, Tree
 from byol_jax.losses import auc, cross_entropy, masked_mean
 from byol_jax.models.heads import Head
 from byol_jax.views.tasks.avc import Pairs
@@ -70,12 +70,14 @@ def correspond(encoder: Encoder, ear: Encoder, classifier: Head, pairs: Pairs) -
         moved = {"encoder": own, "ear": ears, "classifier": last}
         return value, Aux({"stats": moved}, {"h": seen.pooled}, metrics)
 
-    def answered(params: Tree, extra: Tree, batch: Batch) -> tuple[Array, Array]:
+    def answered(params: Tree, extra: Tree, batch: Batch, key: Array) -> dict[str, Answers]:
+        del key
         stats = extra["stats"]
         seen, _ = encoder.apply(params["encoder"], stats["encoder"], batch["views"], False)
         heard, _ = ear.apply(params["ear"], stats["ear"], batch["spectrogram"], False)
         logits_B12, _ = answers(params, stats, seen.pooled, heard.pooled, False)
-        return logits_B12, batch["target"][:, None]
+        target_B1, mask_B = batch["target"][:, None], batch["mask"]
+        return {"task": {"logits": logits_B12, "target": target_B1, "mask": mask_B}}
 
     def pictures(params: Tree, extra: Tree, given: Mapping[str, Array], key: Array) -> dict:
         del key

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from byol_jax.core import Aux, Batch, Encoder, Method, Tree
+from byol_jax.core import Answers, Aux, Batch, Encoder, Method, Tree
 
 SHARED = "encoder"
 
@@ -44,6 +44,7 @@ def several(
       extra["stats"]; extra["tasks"] has the rest of each method's extra.
       train/loss is of the step's task; metrics of all tasks are those of their latest steps, by
       name (NAME/loss, NAME/top1), NaN before the first. A probe reads view 0 of the step's task.
+      `answered` is by name too, of the tasks that have it.
 
     Raises:
       ValueError: the turns leave a method out.
@@ -122,9 +123,17 @@ def several(
             for title, picture in method.pictures(*own(name, params, extra), images, key).items()
         }
 
+    def answered(params: Tree, extra: Tree, batch: Batch, key: Array) -> dict[str, Answers]:
+        found = {}
+        for name, method in methods.items():
+            if method.answered is not None and method.task is not None:
+                made = method.task(batch, key)
+                found[name] = method.answered(*own(name, params, extra), made, key)["task"]
+        return found
+
     moving = ("stats", "latest")
     found = Method(init, loss, online_encoder, features, {"views": 1}, moving=moving)
-    return found._replace(pictures=pictures, task=check)
+    return found._replace(pictures=pictures, task=check, answered=answered)
 
 
 def _renamed(name: str, metric: str) -> str:

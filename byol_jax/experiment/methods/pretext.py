@@ -83,7 +83,8 @@ def _inpainting(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
     decoder = pixel_decoder(
         facts.image_size, channels, bottleneck=m.bottleneck, width=m.width, **parts.dtypes
     )
-    return regress(wrap(parts.encoder), wrap(decoder), inpainting(m.region, **options))
+    task, seen = inpainting(m.region, **options), {"mean": facts.mean, "std": facts.std}
+    return regress(wrap(parts.encoder), wrap(decoder), task, **seen)
 
 
 def _colorization(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
@@ -127,7 +128,8 @@ def _exemplar(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
         mean=facts.mean,
         std=facts.std,
     )
-    return classifying(m, parts, quiz, bn="per_view")
+    # Its classes are images of the training part: no other image is of one of them.
+    return classifying(m, parts, quiz, bn="per_view")._replace(answered=None)
 
 
 def _check_tiles(method: str, parts: Parts) -> None:

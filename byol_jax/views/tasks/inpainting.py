@@ -38,8 +38,8 @@ def inpainting(
 
     Returns:
       (batch, key) -> batch with "views" [B, 1, S, S, C] whose hole is 0, the mean colour of
-      normalised views; "target" [B, S, S, C], the images; and "weight" [B, S, S]: 1 in the hole,
-      `band_weight` in the band, 0 elsewhere.
+      normalised views; "hidden" [B, S, S], bool, the hole; "target" [B, S, S, C], the images; and
+      "weight" [B, S, S]: 1 in the hole, `band_weight` in the band, 0 elsewhere.
 
     Raises:
       ValueError: when called, if nothing of an image is hidden, or all of it.
@@ -59,7 +59,8 @@ def inpainting(
             hidden_BSS = blobs(key, b, side, area)
             weight_BSS = hidden_BSS.astype(images.dtype)
         shown = jnp.where(hidden_BSS[..., None], 0, images)
-        return {**batch, "views": shown[:, None], "target": images, "weight": weight_BSS}
+        made = {"target": images, "weight": weight_BSS, "hidden": hidden_BSS}
+        return {**batch, "views": shown[:, None], **made}
 
     return task
 

@@ -106,8 +106,9 @@ def test_patches_by_command(tmp_path, vit, noise):
     assert "variance_3" in table("patches", result)
     # Rows of the first: image, PCA twice, attention twice and of 2 heads; of the other: the patch
     # that asks, and 4 for either encoder.
-    shapes = [imread(tmp_path / f"{name}.png").shape for name in ("patches", "nearest_patches")]
-    assert [s[:2] for s in shapes] == [(945, 840), (1215, 840)]
+    drawn = [imread(tmp_path / f"{name}.png") for name in ("patches", "nearest_patches")]
+    assert [x.shape[:2] for x in drawn] == [(945, 840), (1215, 840)]
+    assert all(x[:, :2].min() == 1 for x in drawn)  # titles are not cut off
 
 
 def test_a_size_that_patches_do_not_cover_is_refused(tmp_path, vit, noise):

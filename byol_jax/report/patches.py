@@ -33,7 +33,7 @@ def draw_patches(path: Path, images: np.ndarray, encoders: Sequence[Seen]) -> No
         if seen.attention is None:
             continue
         rows.append(_heat(seen.attention.mean(1), side))
-        titles.append(f"attention,\n{_short(seen)}")
+        titles.append("attention" if seen is own else f"att., {_short(seen)}")
         if seen is own:
             heads = range(min(HEADS, own.attention.shape[1]) if own.attention is not None else 0)
             rows += [_heat(seen.attention[:, i], side) for i in heads]

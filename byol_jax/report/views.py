@@ -95,7 +95,7 @@ def draw_rows(rows: list[np.ndarray], titles: list[str], path: Path) -> None:
     from matplotlib.figure import Figure
 
     n = len(rows[0])
-    figure = Figure(figsize=(1.25 * n + 0.9, 1.35 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(1.25 * n + 0.9, 1.35 * len(rows)), layout="compressed")
     FigureCanvasAgg(figure)
     for axis, images, title in zip(
         figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, titles, strict=True

@@ -225,6 +225,9 @@ KEYS = {
         (0.01, 0.1, 1.0, 10.0, 100.0)
     ),  # lowshot: inverse regularisation, swept
     # segment, depth: whether the encoder stays as it is, or is trained with the head.
+    "eval.patches_images": _count(256, low=2),  # patches: test images that are compared
+    # patches: px, side of the images that the encoder sees; 0: that of training.
+    "eval.patches_size": _count(0, low=0),
     "eval.dense_encoder": _one_of("frozen", "finetuned"),
     # px of the image per position of the encoder's last map; 0: 16 where that is possible (ResNets
     # with the imagenet stem), else its own

@@ -1,7 +1,7 @@
 """Types that every module shares: batches, encoders, methods and the train state.
 
 Shape key: N batch rows, G batch-norm groups (axis 1), B batch, V views, H W C image, D features,
-K visible patches, T tokens.
+K visible patches, T tokens, A heads of the attention.
 """
 
 from __future__ import annotations
@@ -83,11 +83,14 @@ class ViT(NamedTuple):
       token, registers), then those of the patches whose numbers are in `keep` (int32), the others
       dropped before the first block; of all patches if it is None. With `fill`, the others are not
       dropped: that vector is put in their place, before the positions are added.
+    attention(params, images_NHWC) -> [N, A, T, T], at least float32: how much each token (axis 2)
+      takes from each (axis 3) in every head of the last block; a row sums to 1.
     patch: side of a patch, px. prefix: number of tokens that are no patch.
     """
 
     encoder: Encoder
     tokens: Callable[..., tuple[Array, Array]]
+    attention: Callable[[Tree, Array], Array]
     patch: int
     prefix: int
 

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -25,14 +24,14 @@ from byol_jax import cli, log
 from byol_jax.config import default_config, nearest, resolve
 from byol_jax.config_file import load_config
 from byol_jax.convert.classifier import FILE, save_classifier
-from byol_jax.evals.features import Extracted
 from byol_jax.experiment.dense import DENSE, DenseData, open_dense_data
 from byol_jax.experiment.evaluation import EvalData, open_eval_data
-from byol_jax.experiment.protocols import NAMES, PROTOCOLS, SUITE, check_reads
+from byol_jax.experiment.protocols import NAMES, PROTOCOLS, SUITE, UNLABELLED, check_reads
 from byol_jax.experiment.suite import open_suite, run_suite
 from byol_jax.faults import Damage
 from byol_jax.processes import check_devices
 from byol_jax.report.neighbours import draw_neighbours
+from byol_jax.report.patches import draw_patches
 from byol_jax.run_folder import RunEncoder, keep_compiled, read_export, read_run, same_precision
 from byol_jax.writing import check_writable, write_json
 
@@ -171,11 +170,12 @@ def _open(run: RunEncoder, protocol: str, place: Path, keeps: bool) -> _Judged:
         pairs = open_dense_data(run, protocol)
         what = _counts(pairs, name)
         return _Judged(name, what, pairs.damage, lambda: DENSE[protocol](run, pairs), kept)
-    data = open_eval_data(run)
+    data = open_eval_data(run, labelled=protocol not in UNLABELLED)
     if keeps:
         data = dataclasses.replace(data, keep=lambda *arrays: kept.append(arrays))
-    if not data.test.is_stream:
-        show = functools.partial(_show, data, place.with_suffix(".png"))
+    draw = _draw(protocol, data)
+    if draw is not None:
+        show = functools.partial(_show, draw, place.with_suffix(".png"))
         data = dataclasses.replace(data, show=show)
     what = _counts(data, name)
     return _Judged(name, what, data.damage, lambda: PROTOCOLS[protocol](run, data), kept)
@@ -229,13 +229,24 @@ def _read(source: Path, export: bool, protocol: str, config: ConfigDict) -> RunE
     return read_export(source, config)
 
 
-def _show(data: EvalData, path: Path, found: Extracted, nearest: np.ndarray) -> None:
+def _draw(protocol: str, data: EvalData) -> Callable[..., None] | None:
+    """(path, what there is to draw) -> nothing; None if a protocol draws nothing of such data."""
+    if protocol == "patches":
+        return draw_patches
+    if protocol == "retrieval" and not data.test.is_stream:
+        return lambda path, found, nearest: draw_neighbours(
+            path, found, nearest, data.test, data.spec
+        )
+    return None
+
+
+def _show(draw: Callable[..., None], path: Path, *found: Any) -> None:
     try:
-        draw_neighbours(found, nearest, data.test, data.spec, path)
+        draw(path, *found)
     except OSError as e:  # the figures are worth more than the picture
         log.say(f"WARNING: {path} could not be written ({e.strerror or e})")
     else:
-        log.say(f"nearest neighbours: {path}")
+        log.say(f"picture: {path}")
 
 
 def _new_folder(save: str | Path, protocol: str) -> Path:

@@ -197,6 +197,7 @@ SINCE = {
     "supervised.norm": False, "supervised.head_std": 0.0, "supervised.mixup": 0.0,
     "supervised.cutmix": 0.0, "supervised.mix_prob": 1.0, "supervised.switch_prob": 0.5,
     "supervised.smoothing": 0.0, "data.frames": 0, "data.stride": 1, "data.sound": 0.0,
+    "eval.patches_images": 256, "eval.patches_size": 0,
     "data.rate": 16_000, "eval.task": 0, "views.one_branch": False,
     "eval.finetune_epochs": [], "eval.pixels": True,
 }  # fmt: skip

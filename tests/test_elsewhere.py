@@ -109,6 +109,16 @@ def test_the_test_images_are_not_read_before_the_penalty_is_fixed(tmp_path, grey
     assert result["rows"]["encoder"]["top1"] == result["top1"]
     assert result["top1"] > 80
     order.clear()
+    robust = evaluate(None, "robust", to_judge(grey, penalties=2), tmp_path, encoder=folder)
+    assert order == ["train", "choose", *["test"] * 26] * 3
+    for name, row in robust["rows"].items():
+        assert row["clean"] == result["rows"][name]["top1"]
+        of_all = list(robust["severities"][name].values())
+        assert row["mean"] == pytest.approx(np.mean(of_all))
+        assert row["contrast"] == np.mean(of_all[4])
+    assert np.shape(of_all) == (5, 5)
+    assert (robust["top1"], robust["strengths"]["jpeg"][4]) == (row["mean"], 40)
+    order.clear()
     evaluate(
         None, "stages", to_judge(grey, penalties=2, stage_numbers=72), tmp_path, encoder=folder
     )

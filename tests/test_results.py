@@ -127,6 +127,18 @@ def test_unreadable_images_are_counted_named_and_not_reported_as_judged(run, pro
         assert "    3" in command.table(protocol, result).splitlines()[0]
 
 
+def test_patches_of_labelled_images(run, capsys):
+    """Fails if unreadable images are compared, or attention is asked of a convolution."""
+    result = evaluate(run, "patches")
+    assert (result["test_images"], result["damaged"], result["positions"]) == (8, 2, [2, 2])
+    assert "val/a/01.png: empty file (left out)" in capsys.readouterr().err
+    assert [list(row) for row in result["rows"].values()] == [["variance_3", "same_class"]] * 3
+    assert result["chance"] == pytest.approx(100 * (3 * 2 * 2 + 2 * 1) / (8 * 7))
+    # No attention: the image, and the components of two encoders.
+    with Image.open(run / "eval" / "patches.png") as picture:
+        assert picture.size == (1090, 405)
+
+
 def test_fine_tuning_from_the_first_layer_of_the_projector(run, monkeypatch):
     """Fails if another layer, its norm or its ReLU is left out, or the encoder's is fine-tuned."""
     plain, found = read_run(run), read_run(run, from_head=True)

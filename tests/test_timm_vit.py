@@ -13,7 +13,7 @@ from byol_jax.convert.info import EncoderInfo
 from byol_jax.convert.load import LoadedEncoder, load_encoder, read_encoder
 from byol_jax.convert.timm import save_timm
 from byol_jax.experiment.build import _pretrained
-from byol_jax.models import make_encoder
+from byol_jax.models import as_vit, make_encoder
 
 MEAN, STD = (0.41, 0.47, 0.52), (0.21, 0.28, 0.33)
 SMALL = {"dim": 48, "depth": 2, "heads": 4, "patch": 8, "image_size": 64, "maps": 1}
@@ -38,6 +38,16 @@ def drawn(encoder, seed=0):
     return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
+def attention_of(model, images):
+    """What the last block of a model of timm multiplies its values with."""
+    kept, last = [], model.blocks[-1].attn
+    last.fused_attn = False
+    hook = last.attn_drop.register_forward_hook(lambda *args: kept.append(args[2].numpy()))
+    torch_features(model, images, EncoderInfo({}, 64, MEAN, STD))
+    hook.remove()
+    return kept[0]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_timm_reads_an_export(kind, tmp_path):
     """Fails if queries, keys and values are exchanged, the class token's row of the positions or
@@ -56,7 +66,11 @@ def test_timm_reads_an_export(kind, tmp_path):
         error = relative_error(ours(images), theirs)
         print(f"parity {kind} {size} px timm {timm.__version__}: {error:.1e}")
         assert error < 1e-4
-    if kind == "registers":  # a test of the tests: one weight of a hundred thousand
+    if kind == "registers":
+        x = ((images / 255 - MEAN) / STD).astype(np.float32)
+        own = jax.jit(as_vit(encoder, "").attention)(params, x)
+        np.testing.assert_allclose(own, attention_of(model, images), atol=1e-5)
+        # A test of the tests: one weight of a hundred thousand
         model.blocks[1].mlp.fc2.weight.data[7, 5] += 0.3
         assert relative_error(ours(images), torch_features(model, images, info)) > 1e-4
         config = timm.data.resolve_model_data_config(model)

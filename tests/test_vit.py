@@ -103,7 +103,9 @@ def test_positions_of_another_size(x64, grid):
 
 
 def numpy_features(params, x, heads_, registers):
-    """Features of images [N, H, W, C] with each pool, and their patches, by plain loops."""
+    """Features of images [N, H, W, C] with each pool, their patches, and the attention of the last
+    block, by plain loops.
+    """
 
     def norm(p, x):
         x = x - x.mean(-1, keepdims=True)
@@ -127,17 +129,19 @@ def numpy_features(params, x, heads_, registers):
             b = params[f"blocks_{i}"]
             y = norm(b["norm1"], t) @ b["attn"]["qkv"]["kernel"] + b["attn"]["qkv"]["bias"]
             q, k, v = np.split(y, 3, 1)
-            parts = []
+            parts, weights = [], []
             for a, c, w in zip(*(np.split(z, heads_, 1) for z in (q, k, v)), strict=True):
                 s = np.exp(a @ c.T / np.sqrt(a.shape[1]))
-                parts.append(s / s.sum(1, keepdims=True) @ w)
+                weights.append(s / s.sum(1, keepdims=True))
+                parts.append(weights[-1] @ w)
             y = np.concatenate(parts, 1) @ b["attn"]["proj"]["kernel"] + b["attn"]["proj"]["bias"]
             t = t + b["ls1"]["scale"] * y
             y = gelu(norm(b["norm2"], t) @ b["mlp"]["fc1"]["kernel"] + b["mlp"]["fc1"]["bias"])
             y = y @ b["mlp"]["fc2"]["kernel"] + b["mlp"]["fc2"]["bias"]
             t = t + b["ls2"]["scale"] * y
         patches, last = t[1 + registers :], functools.partial(norm, params["norm"])
-        found.append((last(t[0]), last(patches.mean(0)), last(patches).mean(0), patches))
+        pooled = last(t[0]), last(patches.mean(0)), last(patches).mean(0)
+        found.append((*pooled, patches, np.stack(weights)))
     return [np.stack(f) for f in zip(*found, strict=True)]
 
 
@@ -150,7 +154,9 @@ def drawn(vit, seed=0):
 
 
 def test_features_are_those_of_plain_loops(x64):
-    """Fails if heads are cut another way, the mean is over all tokens, or a factor is left out."""
+    """Fails if heads are cut another way, the mean is over all tokens, a factor is left out, or the
+    attention is that of another block.
+    """
     options = {"registers": 2, "layer_scale": 0.5, "positions": "learned"}
     vits = [small_vit(pool=pool, **options) for pool in ("token", "mean", "normed_mean")]
     params, x = drawn(vits[0]), images(0)
@@ -163,6 +169,9 @@ def test_features_are_those_of_plain_loops(x64):
         assert stats == {}
         assert [m.shape for m in out.maps] == [(3, 2, 3, 3, DIM)]
         np.testing.assert_allclose(out.maps[0][:, 0].reshape(3, 9, -1), expected[3], atol=1e-9)
+    args = params, x[:3, 0]
+    weights = compiled(jax.jit(vits[0].attention), *args)(*args)
+    np.testing.assert_allclose(weights, expected[4], rtol=1e-9)
 
 
 def test_remat_and_bfloat16():

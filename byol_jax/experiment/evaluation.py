@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from byol_jax import log, mesh
 from byol_jax.core import Encoder, Features, TrainState, Tree
 from byol_jax.data.pipeline import eval_batches, train_batches
-from byol_jax.data.rows import why_damaged
+from byol_jax.data.rows import HostBatch, why_damaged
 from byol_jax.data.source import Source
 from byol_jax.evals.features import Extracted, NothingToJudge, extract, topk_accuracy
 from byol_jax.evals.knn import knn
@@ -148,8 +148,10 @@ def neighbours(
 
 
 Read = Callable[[Features], dict[str, jax.Array]]
-Show = Callable[[Extracted, np.ndarray], None]
-"""What becomes of the nearest neighbours [N, n] of the test images, as extracted."""
+Change = Callable[[Iterator[HostBatch], EvalSpec], Iterator[HostBatch]]
+"""What is done to batches of centre crops, which are normalised as the spec says."""
+Show = Callable[..., None]
+"""What becomes of what a protocol has to show; each protocol says what that is."""
 
 
 def _pooled(features: Features) -> dict[str, jax.Array]:
@@ -171,9 +173,11 @@ def _jitted(apply: Callable[..., Any], read: Read) -> Callable[..., dict[str, ja
 class EvalData:
     """The data and the devices on which encoders are compared.
 
-    train, test: their labelled images. damage: what could not be read of each. keep: is given the
-    classifier that linear or finetune trains on the encoder. show: is given the nearest neighbours
-    that retrieval finds by its features.
+    train, test: their labelled images (all, for protocols without labels). damage: what could not
+    be read of each. keep: is given the classifier that linear or finetune trains on the encoder.
+    show: is given what there is to draw: by retrieval the test images as extracted and the nearest
+    [N, n] of each, by patches the images [N, S, S, C] in 0..1 and a list of `evals.patches.Seen`,
+    the trained encoder's last.
     """
 
     config: ConfigDict
@@ -187,7 +191,12 @@ class EvalData:
     show: Show | None = None
 
     def features(
-        self, encoder: Encoder, start: tuple[Tree, Tree], source: Source, read: Read = _pooled
+        self,
+        encoder: Encoder,
+        start: tuple[Tree, Tree],
+        source: Source,
+        read: Read = _pooled,
+        change: Change | None = None,
     ) -> Extracted:
         """What `read` takes of the features of a source's centre crops; "h": the pooled ones.
 
@@ -196,7 +205,7 @@ class EvalData:
         """
 
         outputs = _jitted(encoder.apply, read)
-        found = extract(outputs, start, self.crops(source), self.mesh)
+        found = extract(outputs, start, self.crops(source, change), self.mesh)
         self.damage_of(source).add(found.damaged)
         return found
 
@@ -204,10 +213,11 @@ class EvalData:
         """The count for the test images, or for a part of the training images."""
         return self.damage[source is self.test].among(explain(source), identity(source))
 
-    def crops(self, source: Source) -> Iterator[dict[str, np.ndarray]]:
-        """One pass of centre crops."""
+    def crops(self, source: Source, change: Change | None = None) -> Iterator[HostBatch]:
+        """One pass of centre crops, changed if there is a change."""
         size = eval_batch_size(self.config, self.mesh)
-        return eval_batches(source, self.spec, batch_size=size)
+        batches = eval_batches(source, self.spec, batch_size=size)
+        return batches if change is None else change(batches, self.spec)
 
     def part(self, source: Source) -> Part:
         """A source with train crops, flips as in pre-training, and centre crops."""
@@ -236,8 +246,12 @@ def _shaped(source: Source, channels: int) -> Source:
     return dataclasses.replace(source, images=np.repeat(source.images, 3, 3), channels=3)
 
 
-def open_eval_data(run: RunEncoder) -> EvalData:
+def open_eval_data(run: RunEncoder, labelled: bool = True) -> EvalData:
     """Open the training and test images that an encoder is judged on.
+
+    Args:
+      run: the encoder and the config.
+      labelled: whether images without a label are left out, and there have to be others.
 
     Raises:
       ValueError: the data have no labels, or cannot be opened.
@@ -248,7 +262,7 @@ def open_eval_data(run: RunEncoder) -> EvalData:
         for split in ("train", "test")
     )
     why = why_nothing("training", train) or why_nothing("test", test)
-    if why:
+    if why and labelled:
         remedy = _LABELS.get(config.data.name, "Evaluate")
         raise ValueError(
             f"Nothing can be judged: {why}. {remedy} on labelled data with --config.data.name and "
@@ -267,7 +281,8 @@ def open_eval_data(run: RunEncoder) -> EvalData:
     info = run.info
     resize = config.eval.resize or info.resize or info.image_size
     spec = EvalSpec(info.image_size, resize, info.mean, info.std, config.eval.antialias)
-    train, test = known(train), known(test)
+    if labelled:
+        train, test = known(train), known(test)
     share = config.data.max_damaged
     damage = count_damage(train, share), count_damage(test, share)
     return EvalData(

@@ -13,13 +13,20 @@ import numpy as np
 from byol_jax import log
 from byol_jax.core import Features, Tree
 from byol_jax.data.source import Source, counted
+from byol_jax.evals.corruptions import CORRUPTIONS, SEVERITIES, corrupted, strengths
 from byol_jax.evals.features import Extracted, pixels
 from byol_jax.evals.fewshot import fewshot, rare_classes
 from byol_jax.evals.logistic import Chosen, choose, judge
 from byol_jax.evals.lowshot import SVM, lowshot
 from byol_jax.evals.pooling import pooled
 from byol_jax.evals.retrieval import retrieval
-from byol_jax.experiment.evaluation import PIXELS_UP_TO, EvalData, limited, neighbours
+from byol_jax.experiment.evaluation import (
+    PIXELS_UP_TO,
+    Change,
+    EvalData,
+    limited,
+    neighbours,
+)
 from byol_jax.run_folder import RunEncoder
 
 
@@ -51,8 +58,8 @@ def _judged(train: Extracted, test: Extracted) -> dict[str, int]:
 
 
 UNTRAINED = "untrained encoder"
-Subject = tuple[str, Callable[[Source], Extracted]]
-"""A name, and what reads the features "h" of a source's centre crops."""
+Subject = tuple[str, Callable[..., Extracted]]
+"""A name, and what reads the features "h" of centre crops: (source, change=None) -> them."""
 
 
 def subjects(run: RunEncoder, data: EvalData) -> Iterator[Subject]:
@@ -62,7 +69,11 @@ def subjects(run: RunEncoder, data: EvalData) -> Iterator[Subject]:
         channels = len(data.spec.mean)
         spec = dataclasses.replace(data.spec, mean=(0.0,) * channels, std=(1.0,) * channels)
         plain = dataclasses.replace(data, spec=spec)
-        yield "raw pixels", lambda source: pixels(plain.crops(source))
+
+        def read(source: Source, change: Change | None = None) -> Extracted:
+            return pixels(plain.crops(source, change))
+
+        yield "raw pixels", read
     names = {"": run.info.method, "untrained_": UNTRAINED}
     for prefix, start in reversed(candidates(run).items()):
         yield names[prefix], functools.partial(data.features, run.encoder, start)
@@ -176,6 +187,38 @@ def _told(chosen: Chosen) -> dict[str, float]:
         "validation_top1": chosen.accuracy,
         "unconverged": chosen.unconverged,
     }
+
+
+def run_robust(run: RunEncoder, data: EvalData) -> dict[str, Any]:
+    """`run_transfer`, and its classifiers on corrupted test images."""
+    c = run.config.eval
+    train = limited(data.train, c.train_examples)
+    rows: dict[str, dict[str, float]] = {}
+    every: dict[str, dict[str, list[float]]] = {}
+    counts: dict[str, Any] = {}
+    for name, features in subjects(run, data):
+        log.say(f"robust: {name}")
+        a = features(train)
+        linear = _choose(run, data, a, "h").fit.linear
+        b = features(data.test)
+        every[name] = {}
+        for corruption in CORRUPTIONS:
+            log.say(f"robust: {name}, {corruption}")
+            every[name][corruption] = [
+                judge(linear, features(data.test, change=_corrupt(run, corruption, i)))["top1"]
+                for i in range(1, SEVERITIES + 1)
+            ]
+        means = {k: float(np.mean(v)) for k, v in every[name].items()}
+        rows[name] = {"clean": judge(linear, b)["top1"], **means}
+        rows[name]["mean"] = float(np.mean(list(means.values())))
+        counts = _judged(a, b)
+    top1 = {"top1": rows[run.info.method]["mean"], "untrained_top1": rows[UNTRAINED]["mean"]}
+    strength = {k: list(v) for k, v in strengths(data.spec.size).items()}
+    return counts | top1 | {"strengths": strength, "severities": every, "rows": rows}
+
+
+def _corrupt(run: RunEncoder, name: str, severity: int) -> Change:
+    return lambda batches, spec: corrupted(batches, spec, name, severity, run.config.seed)
 
 
 def run_stages(run: RunEncoder, data: EvalData) -> dict[str, Any]:

@@ -22,9 +22,11 @@ from byol_jax.experiment.frozen import (
     run_knn,
     run_lowshot,
     run_retrieval,
+    run_robust,
     run_stages,
     run_transfer,
 )
+from byol_jax.experiment.patches import run_patches
 from byol_jax.run_folder import RunEncoder
 
 
@@ -89,7 +91,12 @@ PROTOCOLS: dict[str, Callable[[RunEncoder, EvalData], dict[str, Any]]] = {
     "retrieval": run_retrieval,
     "lowshot": run_lowshot,
     "attributes": run_attributes,
+    "robust": run_robust,
+    "patches": run_patches,
 }
+
+UNLABELLED = ("patches",)
+"""Protocols that need no labels."""
 
 SUITE = "suite"
 NAMES = (*PROTOCOLS, *DENSE, SUITE)
@@ -142,6 +149,8 @@ READS: dict[str, tuple[str, ...]] = {
         *("eval.fewshot_c", "eval.validation", "eval.pixels"),
     ),
     "attributes": _REGRESSION,
+    "robust": (*_REGRESSION, "eval.pixels"),
+    "patches": ("eval.patches_images", "eval.patches_size", "eval.pixels"),
     SUITE: (*_REGRESSION, "eval.pixels"),
     "segment": ("eval.void",),
     "depth": ("eval.depth_unit",),

@@ -113,11 +113,27 @@ class Blocks:
             found.append(x_NTD)
         return found
 
-    def _attention(self, block: Tree, x_NTD: Array) -> Array:
+    def attention(self, params: Tree, x_NTD: Array) -> Array:
+        """The attention weights of the last block, [N, A, T, T], at least float32.
+
+        Args:
+          params: with those of `blank`.
+          x_NTD: tokens before the first block.
+        """
+        before = [x_NTD, *self.apply(params, x_NTD)][-2]
+        q, k, _ = self._heads(params[f"blocks_{self.depth - 1}"], before)
+        q, k = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (q, k))
+        return jax.nn.softmax(_logits(q, k))
+
+    def _heads(self, block: Tree, x_NTD: Array) -> Array:
+        """Queries, keys and values, [3, N, T, A, F]."""
         n, t, d = x_NTD.shape
         qkv = linear(block["attn"]["qkv"], layer_norm(block["norm1"], x_NTD).astype(x_NTD.dtype))
-        q, k, v = jnp.moveaxis(qkv.reshape(n, t, 3, self.heads, d // self.heads), 2, 0)
-        return linear(block["attn"]["proj"], attention(q, k, v).reshape(n, t, d))
+        return jnp.moveaxis(qkv.reshape(n, t, 3, self.heads, d // self.heads), 2, 0)
+
+    def _attention(self, block: Tree, x_NTD: Array) -> Array:
+        q, k, v = self._heads(block, x_NTD)
+        return linear(block["attn"]["proj"], attention(q, k, v).reshape(x_NTD.shape))
 
     def _perceptron(self, block: Tree, x_NTD: Array) -> Array:
         y = linear(block["mlp"]["fc1"], layer_norm(block["norm2"], x_NTD).astype(x_NTD.dtype))
@@ -128,9 +144,14 @@ def attention(q_NTAF: Array, k_NTAF: Array, v_NTAF: Array) -> Array:
     """softmax(q k / sqrt(F)) v for every head, [N, T, A, F]."""
     if q_NTAF.dtype == jnp.float64:
         # jax.nn's softmax is in float32, whatever the arguments are.
-        logits = jnp.einsum("ntaf,nsaf->nats", q_NTAF, k_NTAF) * q_NTAF.shape[-1] ** -0.5
-        return jnp.einsum("nats,nsaf->ntaf", jax.nn.softmax(logits), v_NTAF)
+        weights_NATT = jax.nn.softmax(_logits(q_NTAF, k_NTAF))
+        return jnp.einsum("nats,nsaf->ntaf", weights_NATT, v_NTAF)
     return jax.nn.dot_product_attention(q_NTAF, k_NTAF, v_NTAF)
+
+
+def _logits(q_NTAF: Array, k_NTAF: Array) -> Array:
+    """q k / sqrt(F) for every head, [N, A, T, T]."""
+    return jnp.einsum("ntaf,nsaf->nats", q_NTAF, k_NTAF) * q_NTAF.shape[-1] ** -0.5
 
 
 def layer_norm(params: Tree, x: Array) -> Array:

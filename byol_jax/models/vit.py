@@ -121,7 +121,8 @@ def make_vit(
         maps=maps,
         channels=channels,
     )
-    return ViT(Encoder(net.init, net.apply, dim, channels, config), net.tokens, patch, net.prefix)
+    encoder = Encoder(net.init, net.apply, dim, channels, config)
+    return ViT(encoder, net.tokens, net.attention, patch, net.prefix)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +204,10 @@ class _Network:
         x_NTD = self.blocks.apply(params, x_NTD, train, key)[-1]
         tokens_NTD = layer_norm(params["norm"], x_NTD).astype(x_NTD.dtype)
         return tokens_NTD, self._pooled(params, x_NTD)
+
+    def attention(self, params: Tree, images_NHWC: Array) -> Array:
+        """See `core.ViT`."""
+        return self.blocks.attention(params, self._embedded(params, images_NHWC, None, None))
 
     def _pooled(self, params: Tree, x_NTD: Array) -> Array:
         x_NTD = x_NTD.astype(jnp.promote_types(x_NTD.dtype, jnp.float32))

@@ -18,16 +18,16 @@ WRONG = (0.85, 0.1, 0.1)
 
 
 def draw_neighbours(
-    found: Extracted, nearest: np.ndarray, source: Source, spec: EvalSpec, path: Path
+    path: Path, found: Extracted, nearest: np.ndarray, source: Source, spec: EvalSpec
 ) -> None:
     """Draw some images of a data set, each followed by its nearest neighbours.
 
     Args:
+      path: of the PNG, which has one row per image; neighbours of another class have a red frame.
       found: what was extracted from the source, in its order.
       nearest: [N, n], as from `retrieval`.
       source: the images; a stream cannot show any.
       spec: their centre crop.
-      path: of the PNG, which has one row per image; neighbours of another class have a red frame.
     """
     read = np.setdiff1d(np.arange(source.num_examples), found.damaged)
     known = np.flatnonzero(found.labels >= 0)

@@ -142,7 +142,11 @@ def _pictures(folder: Path, problems: list[str]) -> list[Picture]:
 
 
 _OF_EVAL = {
-    "retrieval": "Test images, each followed by its nearest neighbours; wrong ones have a red frame"
+    "retrieval": (
+        "Test images, each followed by its nearest neighbours; wrong ones have a red frame"
+    ),
+    "patches": "The last map of test images: three principal components, and attention",
+    "nearest_patches": "Patches of test images, and the nearest ones in other images",
 }
 
 

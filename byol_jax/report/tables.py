@@ -22,6 +22,8 @@ TITLES = {
     "retrieval": "Nearest neighbours among the test images",
     "suite": "Logistic regression on the transfer sets",
     "attributes": "Which transformation was done, from h and from z",
+    "robust": "Accuracy on corrupted images, mean over severities",
+    "patches": "Patches of the last map",
     "segment": "Segmentation",
     "depth": "Depth",
 }
@@ -30,6 +32,7 @@ COLUMNS = {
     **{"miou": "mIoU", "pixels": "right pixels", "classes": "mean of the classes"},
     **{f"delta{i}": f"within 1.25^{i}" for i in (1, 2, 3)},
     **{"rms": "rms, m", "rel": "relative error"},
+    **{"variance_3": "variance in 3 components", "same_class": "nearest of the same class"},
 }
 DIGITS = {"rms": 3, "rel": 3}
 

@@ -45,7 +45,7 @@ def draw_views(
         originals = next(iter(eval_batches(source.take(indices), spec, batch_size=n)))
         columns.insert(0, denormalised(originals["views"][:, 0], spec))
         titles.insert(0, "original")
-    _draw(columns, titles, path)
+    draw_rows(columns, titles, path)
     return itertools.chain([first], batches)
 
 
@@ -71,7 +71,7 @@ def with_pictures(
         if folder is not None:
             folder.mkdir(exist_ok=True)
             columns = [denormalised(images, spec) for images in found.values()]
-            _draw(columns, list(found), folder / f"{int(state.step)}.png")
+            draw_rows(columns, list(found), folder / f"{int(state.step)}.png")
         return {} if evaluate is None else evaluate(state, poll)
 
     return run
@@ -82,16 +82,23 @@ def denormalised(images: np.ndarray, spec: EvalSpec) -> np.ndarray:
     return np.clip(lab.denormalised(np.asarray(images), spec.mean, spec.std), 0, 1)
 
 
-def _draw(columns: list[np.ndarray], titles: list[str], path: Path) -> None:
+def draw_rows(rows: list[np.ndarray], titles: list[str], path: Path) -> None:
+    """Draw rows of images, each with its title beside it.
+
+    Args:
+      rows: [N, H, W, C] each, in 0..1; N is the same in all.
+      titles: of the rows.
+      path: of the PNG.
+    """
     # The object interface: pyplot would keep global state and might look for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    n = len(columns[0])
-    figure = Figure(figsize=(1.25 * n + 0.9, 1.35 * len(columns)), layout="constrained")
+    n = len(rows[0])
+    figure = Figure(figsize=(1.25 * n + 0.9, 1.35 * len(rows)), layout="compressed")
     FigureCanvasAgg(figure)
     for axis, images, title in zip(
-        figure.subplots(len(columns), 1, squeeze=False)[:, 0], columns, titles, strict=True
+        figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, titles, strict=True
     ):
         # The images of a row are one picture, with white between them: axes are slow to draw.
         gap = max(1, images.shape[2] // 12)

@@ -71,6 +71,19 @@ def check_resume(config: ConfigDict, workdir: Path) -> None:
         )
 
 
+def _lacks_huge_pages() -> bool:
+    """Whether glibc could give this process pages of 2 MB, and was not told to."""
+    libc, version = platform.libc_ver()
+    allowed = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return (
+        libc == "glibc"
+        and [int(n) for n in version.split(".") if n.isdecimal()] >= [2, 35]
+        and "hugetlb" not in os.environ.get("GLIBC_TUNABLES", "")
+        and allowed.is_file()
+        and "[never]" not in allowed.read_text()
+    )
+
+
 def describe(e: Experiment, state: TrainState, workdir: Path | None) -> None:
     """Log what will be trained, and write an overview of its parameters into a folder."""
     from clu import parameter_overview
@@ -89,6 +102,11 @@ def describe(e: Experiment, state: TrainState, workdir: Path | None) -> None:
     )
     if devices.flat[0].platform == "cpu" and e.config.encoder.dtype == "bfloat16":
         log.say("on a CPU bfloat16 is no faster than --config.encoder.dtype=float32")
+    if devices.flat[0].platform == "cpu" and _lacks_huge_pages():
+        log.say(
+            "hint: GLIBC_TUNABLES=glibc.malloc.hugetlb=1 before the command makes most training on "
+            "a CPU 15 to 30% faster (docs/benchmarks.md)"
+        )
     warmup, epochs = e.config.optimizer.warmup_epochs, e.config.epochs
     if warmup >= epochs:
         log.say(

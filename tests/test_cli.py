@@ -8,6 +8,8 @@ from pathlib import Path
 import fork_server
 import pytest
 
+from byol_jax import train as train_module
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -84,3 +86,22 @@ def test_a_damaged_config_file_of_a_run_is_refused(tmp_path):
     out = run("train", "--workdir", str(tmp_path), *DIGITS)
     assert out.returncode == 2
     assert "is not JSON" in out.stderr
+
+
+@pytest.mark.parametrize(
+    ("tunables", "libc", "pages", "lacks"),
+    [
+        ("", ("glibc", "2.36"), "always [madvise] never", True),
+        ("glibc.malloc.hugetlb=1", ("glibc", "2.36"), "always [madvise] never", False),
+        ("", ("glibc", "2.34"), "always [madvise] never", False),
+        ("", ("glibc", "2.36"), "always madvise [never]", False),
+        ("", ("", ""), "", False),
+    ],
+)
+def test_huge_pages_are_recommended_where_there_are_some(monkeypatch, tunables, libc, pages, lacks):
+    """Fails if the hint is given where it cannot help, or was followed."""
+    monkeypatch.setenv("GLIBC_TUNABLES", tunables)
+    monkeypatch.setattr(train_module.platform, "libc_ver", lambda: libc)
+    monkeypatch.setattr(train_module.Path, "is_file", lambda _: bool(pages))
+    monkeypatch.setattr(train_module.Path, "read_text", lambda _: pages)
+    assert train_module._lacks_huge_pages() is lacks

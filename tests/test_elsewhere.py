@@ -109,8 +109,8 @@ def test_the_test_images_are_not_read_before_the_penalty_is_fixed(tmp_path, grey
     assert result["rows"]["encoder"]["top1"] == result["top1"]
     assert result["top1"] > 80
     order.clear()
-    robust = evaluate(None, "robust", to_judge(grey, penalties=2), tmp_path, encoder=folder)
-    assert order == ["train", "choose", *["test"] * 26] * 3
+    robust = evaluate(None, "robust", asked, tmp_path, encoder=folder)
+    assert order == ["train", "choose", *["test"] * 26] * 2
     for name, row in robust["rows"].items():
         assert row["clean"] == result["rows"][name]["top1"]
         of_all = list(robust["severities"][name].values())

@@ -12,8 +12,6 @@ PIP := --quiet --no-compile
 
 # Even where Python is told to keep no bytecode: compiled anew, 2 GB of libraries cost every start 5 s.
 unexport PYTHONDONTWRITEBYTECODE
-# Memory in pages of 2 MB, where glibc has it: training on a CPU takes 15 to 30% less time.
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: demo test lint clean
 

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from absl import flags
 from ml_collections import config_flags
 
 from byol_jax import mesh
@@ -101,8 +102,7 @@ def their_steps(model: torch.nn.Module, c, device: str, compiled: bool) -> dict[
 def our_steps(c) -> dict[str, Callable]:
     """{name: a function that does it once and waits}."""
     runner = Runner(build(c, noise(max(4 * c.batch_size, 2048), c.image_size)))
-    sizes = {k: v for k, v in c.vit.items() if k != "resample"}
-    vit = make_vit(c.encoder.name, image_size=c.image_size, dtype=c.encoder.dtype, **sizes)
+    vit = make_vit(c.encoder.name, image_size=c.image_size, dtype=c.encoder.dtype, **c.vit)
     shape = (c.batch_size, c.image_size, c.image_size, 3)
     images = jax.random.normal(jax.random.key(0), shape)
     params, _ = vit.encoder.init(jax.random.key(1), images[:, None])
@@ -141,8 +141,6 @@ def main() -> None:
     if a.threads:
         torch.set_num_threads(a.threads)
     flag = config_flags.DEFINE_config_file("config", sys_argv=["", f"--config={a.config}"])
-    from absl import flags
-
     flags.FLAGS(["", f"--config={a.config}"])
     c = flag.value
     c.batch_size = a.batch or c.batch_size

@@ -104,8 +104,8 @@ def describe(e: Experiment, state: TrainState, workdir: Path | None) -> None:
         log.say("on a CPU bfloat16 is no faster than --config.encoder.dtype=float32")
     if devices.flat[0].platform == "cpu" and _lacks_huge_pages():
         log.say(
-            "hint: GLIBC_TUNABLES=glibc.malloc.hugetlb=1 before the command makes most training on "
-            "a CPU 15 to 30% faster (docs/benchmarks.md)"
+            "hint: GLIBC_TUNABLES=glibc.malloc.hugetlb=1 before the command can save 15 to 30% of "
+            "the CPU time (docs/benchmarks.md)"
         )
     warmup, epochs = e.config.optimizer.warmup_epochs, e.config.epochs
     if warmup >= epochs:

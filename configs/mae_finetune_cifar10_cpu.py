@@ -8,7 +8,7 @@
 Without init_from it trains from scratch, for comparison. No paper: MAE's means of fine-tuning,
 milder since there are few epochs. The host makes the views: on a CPU the step would take longer.
 On 10,000 images for 5 epochs (data.ids_file), from mae_cpu, mean of three seeds: test top-1 52.7,
-from scratch 38.0; 180 images/s on one core of an AMD EPYC (Zen 5). All 50,000: not yet run.
+from scratch 38.0; 170 images/s on one core of an AMD EPYC (Zen 5). All 50,000: not yet run.
 """
 
 from ml_collections import ConfigDict

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from byol_jax import pulse
-from byol_jax.data.order import epoch_permutation
+from byol_jax.data.order import epoch_permutation, generator
 from byol_jax.data.pairs import VOID, Pairs, nearest
 from byol_jax.data.rows import HostBatch
 
@@ -110,10 +110,8 @@ def crop_batches(pairs: Pairs, crops: Crops, batch_size: int, seed: int) -> Iter
             pulse.beat()
             made = []
             for i in index:
-                key = np.array([seed % 2**64, epoch], np.uint64)
-                counter = np.array([0, _PURPOSE, i, 0], np.uint64)
-                random = np.random.Generator(np.random.Philox(counter=counter, key=key))
-                made.append(cropped(pairs.images[i], pairs.targets[i], crops, random.random(4)))
+                u = generator(seed, epoch, _PURPOSE, i).random(4)
+                made.append(cropped(pairs.images[i], pairs.targets[i], crops, u))
             yield _batch(made, index)
 
 

@@ -42,7 +42,7 @@ def epoch_permutation(seed: int, epoch: int, n: int) -> np.ndarray:
 
     It uses NumPy's `Generator.permutation`: if NumPy changed that, the order would change.
     """
-    return _generator(seed, epoch, _ROWS).permutation(n)
+    return generator(seed, epoch, _ROWS).permutation(n)
 
 
 def locate(position: int, batch_size: int, steps: int) -> tuple[int, int]:
@@ -133,7 +133,7 @@ def stream_groups(
       pieces that are used up are left out.
     """
     own = np.arange(process_index, len(lengths), process_count)
-    own = own[_generator(seed, epoch, _SHARDS).permutation(len(own))]
+    own = own[generator(seed, epoch, _SHARDS).permutation(len(own))]
     groups = []
     for start in range(0, len(own), GROUP):
         shards = own[start : start + GROUP]
@@ -153,7 +153,7 @@ def window_permutation(
     seed: int, epoch: int, window: int, size: int, process_index: int = 0
 ) -> np.ndarray:
     """The order within a window of `size` records of one process, int64 [size]."""
-    return _generator(seed, epoch, _RECORDS, window, process_index).permutation(size)
+    return generator(seed, epoch, _RECORDS, window, process_index).permutation(size)
 
 
 def _round_robin(sizes: np.ndarray, taken: int) -> tuple[np.ndarray, int]:
@@ -170,10 +170,19 @@ def _round_robin(sizes: np.ndarray, taken: int) -> tuple[np.ndarray, int]:
     return read, int(live[rest]) if rest < len(live) else 0
 
 
-def _generator(
-    seed: int, epoch: int, purpose: int, window: int = 0, process: int = 0
+def generator(
+    seed: int, epoch: int, purpose: int, place: int = 0, process: int = 0
 ) -> np.random.Generator:
+    """Random numbers that are a function of the arguments alone.
+
+    Args:
+      seed: of the run.
+      epoch: counted from 0.
+      purpose: what they are for, a number of its own for each use of one seed.
+      place: of a window of records, or of an image, counted from 0.
+      process: counted from 0.
+    """
     # Philox counts in the lowest word of its counter; the others select the stream of numbers.
     key = np.array([seed % 2**64, epoch], np.uint64)
-    counter = np.array([0, purpose, window, process], np.uint64)
+    counter = np.array([0, purpose, place, process], np.uint64)
     return np.random.Generator(np.random.Philox(counter=counter, key=key))

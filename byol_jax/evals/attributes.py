@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from byol_jax.data.order import generator
 from byol_jax.views.spec import GREY
 
+_ORDER, _CHANGE = 0, 1  # what random numbers are for, in an evaluation, which orders no images
 NOISE = 0.1  # standard deviation, of images in 0..1
 
 Change = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
@@ -91,21 +93,9 @@ def asked(
         for row in np.flatnonzero(np.asarray(batch["mask"]) > 0):
             index = int(batch["index"][row])
             block, place = divmod(index, attribute.answers)
-            answers = random_of(seed, block, 0).permutation(attribute.answers)
+            answers = generator(seed, 0, _ORDER, block).permutation(attribute.answers)
             labels[row] = answers[place]
             image = views[row, 0] * std_C + mean_C
-            changed = attribute.change(image, int(labels[row]), random_of(seed, index, 1))
+            changed = attribute.change(image, int(labels[row]), generator(seed, 0, _CHANGE, index))
             views[row, 0] = (changed - mean_C) / std_C
         yield {**batch, "views": views, "label": labels}
-
-
-def random_of(seed: int, index: int, purpose: int) -> np.random.Generator:
-    """Random numbers that depend on these three alone.
-
-    Args:
-      seed: of the run.
-      index: of the image.
-      purpose: one number for each use, below 2**32.
-    """
-    key, counter = np.array([seed, 0], np.uint64), np.array([0, purpose, index, 0], np.uint64)
-    return np.random.Generator(np.random.Philox(counter=counter, key=key))

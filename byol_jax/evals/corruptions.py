@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from byol_jax.evals.attributes import random_of
+from byol_jax.data.order import generator
 from byol_jax.views.spec import EvalSpec
 
 SEVERITIES = 5
@@ -119,7 +119,7 @@ def corrupted(
     for batch in batches:
         views = np.array(batch["views"])
         for row in np.flatnonzero(np.asarray(batch["mask"]) > 0):
-            random = random_of(seed, int(batch["index"][row]), _NOISE)
+            random = generator(seed, 0, _NOISE, int(batch["index"][row]))
             image = np.clip(views[row, 0] * std + mean, 0, 1)
             views[row, 0] = (np.clip(change(image, strength, random), 0, 1) - mean) / std
         yield {**batch, "views": views}

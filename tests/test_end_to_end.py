@@ -37,8 +37,8 @@ def load(name, *argument):
 
 def quick(config):
     """A config cut down to seconds."""
-    config.epochs = 10
-    config.log_every, config.checkpoint_every, config.evaluate_every = 10, 40, 5
+    config.epochs = 6
+    config.log_every, config.checkpoint_every, config.evaluate_every = 10, 40, 3
     config.encoder.width = 0.5
     config.eval.epochs = 4
     config.eval.train_batch = 64
@@ -77,7 +77,7 @@ def test_the_run_folder_holds_what_the_docs_say(run):
     assert {"config.json", "metrics.jsonl", "views.png", "parameters.txt", "checkpoints"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     last = rows(run)[-1]
-    assert last["step"] == 100
+    assert last["step"] == 60
     for key in ("train/loss", "train/lr", "train/grad_norm", "target/tau", "data/damaged"):
         assert np.isfinite(last[key])
     assert last["time/steps_per_dispatch"] == 20
@@ -196,8 +196,8 @@ def folder_config(photographs):
     config.data.dir = str(photographs)
     config.data.max_damaged = 0.1
     config.batch_size, config.image_size, config.epochs = 8, 32, 2
-    config.encoder.width, config.encoder.dtype = 0.25, "float32"
-    config.byol.hidden, config.byol.out = 32, 16
+    config.encoder.name, config.encoder.width = "tiny", 0.25
+    config.encoder.dtype, config.byol.hidden, config.byol.out = "float32", 32, 16
     return config
 
 

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch_peers as peers
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from test_parity import timm, torchvision
 from torch_resnet import trained_like
 
 from byol_jax.convert.info import EncoderInfo
@@ -42,9 +42,9 @@ def test_timms_own_transform_gives_our_pixels(exported):
     That the evaluation's pixels are Pillow's is in test_eval_antialias.py.
     """
     folder, encoder = exported
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    config = timm.data.resolve_model_data_config(model)
-    transform = timm.data.create_transform(**config, is_training=False)
+    model = peers.timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    config = peers.timm.data.resolve_model_data_config(model)
+    transform = peers.timm.data.create_transform(**config, is_training=False)
     images = [photo(300, 400), photo(200, 161), photo(123, 130), photo(50, 71)]
     with torch.no_grad():
         theirs = model(torch.stack([transform(Image.fromarray(p)) for p in images])).numpy()
@@ -59,7 +59,7 @@ def test_the_card_gives_the_transform(exported, tmp_path):
     folder, encoder = exported
     card = (folder / "README.md").read_text()
     code = card[card.index("transform = transforms.Compose") :].split("# features")[0]
-    names = {"transforms": torchvision.transforms}
+    names = {"transforms": peers.torchvision.transforms}
     exec(code, names)
     image = Image.fromarray(photo(200, 261))
     found = names["transform"](image).numpy().transpose(1, 2, 0)

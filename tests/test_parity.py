@@ -1,13 +1,12 @@
 """Exports in timm and torchvision themselves."""
 
-import importlib.util
 import re
-from pathlib import Path
 
 import jax
 import pytest
 import safetensors.torch
 import torch
+import torch_peers as peers
 from torch_resnet import (
     TorchResNet,
     photo_crops,
@@ -20,19 +19,6 @@ from byol_jax.convert.info import EncoderInfo
 from byol_jax.convert.load import LoadedEncoder
 from byol_jax.convert.timm import TORCHVISION, save_timm
 from byol_jax.models import make_encoder
-
-# The usual wheel of torchvision has operators compiled for CUDA, which the CPU build of torch
-# cannot load. No ResNet uses them, but importing torchvision refers to these two.
-try:
-    for file in Path(importlib.util.find_spec("torchvision").origin).parent.glob("_C*.so"):
-        torch.ops.load_library(file)
-except OSError:
-    operators = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-import timm
-import torchvision
 
 MEAN, STD = (0.41, 0.47, 0.52), (0.21, 0.28, 0.33)
 NAMES = (*TORCHVISION, "resnet200")
@@ -84,15 +70,15 @@ def errors(ours, model):
 def test_timm(export):
     """Fails if config.json names another architecture, or keys differ from timm's."""
     name, folder, ours = export
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    model = peers.timm.create_model(f"local-dir:{folder}", pretrained=True)
     found = errors(ours, model)
-    print(f"parity {name} timm {timm.__version__}: {found}")
+    print(f"parity {name} timm {peers.timm.__version__}: {found}")
     assert max(found) < 1e-4
     # Strict: with num_classes 0 timm's model has these keys and no others.
     model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
-    config = timm.data.resolve_model_data_config(model)
+    config = peers.timm.data.resolve_model_data_config(model)
     assert (tuple(config["mean"]), tuple(config["std"])) == (MEAN, STD)
-    transform = timm.data.create_transform(**config, is_training=False)
+    transform = peers.timm.data.create_transform(**config, is_training=False)
     assert transform.transforms[0].size == 240
     assert tuple(transform.transforms[1].size) == (224, 224)
 
@@ -101,9 +87,9 @@ def test_torchvision(export):
     """Fails if a key differs from torchvision's."""
     name, folder, ours = export
     if name not in TORCHVISION:
-        assert not hasattr(torchvision.models, name)
+        assert not hasattr(peers.torchvision.models, name)
         return
-    model = getattr(torchvision.models, name)()
+    model = getattr(peers.torchvision.models, name)()
     state = safetensors.torch.load_file(folder / "model.safetensors")
     loaded = model.load_state_dict(state, strict=False)
     assert sorted(loaded.missing_keys) == ["fc.bias", "fc.weight"]
@@ -113,7 +99,7 @@ def test_torchvision(export):
     assert [*own] == [k for k in model.state_dict() if not k.startswith("fc.")]
     model.fc = torch.nn.Identity()
     found = errors(ours, model)
-    print(f"parity {name} torchvision {torchvision.__version__}: {found}")
+    print(f"parity {name} torchvision {peers.torchvision.__version__}: {found}")
     assert max(found) < 1e-4
 
 
@@ -121,6 +107,7 @@ def test_torchvision(export):
 def test_card_runs(export):
     """Fails if the code of the model card does not run as it stands."""
     _, folder, ours = export
+    assert peers.timm, "the card imports it"
     blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 3
     for code in blocks[:2]:
@@ -135,6 +122,6 @@ def test_card_runs(export):
 def test_one_wrong_number_is_seen(export):
     """A test of the tests: one running mean of a deep network, off by a tenth."""
     _, folder, ours = export
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    model = peers.timm.create_model(f"local-dir:{folder}", pretrained=True)
     model.layer2[1].bn2.running_mean.data[7] += 0.1
     assert min(errors(ours, model)) > 1e-4

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from test_parity import timm
+import torch_peers as peers
 from torch_resnet import photo_crops, relative_error, torch_features
 
 from byol_jax.convert.info import EncoderInfo
@@ -58,13 +58,13 @@ def test_timm_reads_an_export(kind, tmp_path):
     info = EncoderInfo(encoder.config, 64, MEAN, STD, resize=72)
     save_timm(tmp_path / "out", params, {}, info)
     ours = LoadedEncoder(encoder, params, {}, info, 4)
-    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    model = peers.timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
     for size in (96, 64) if kind == "registers" else (96,):
         images = photo_crops(4, size)
         theirs = torch_features(model, images, info)
         assert theirs.std(0).max() / np.abs(theirs).max() > 0.02
         error = relative_error(ours(images), theirs)
-        print(f"parity {kind} {size} px timm {timm.__version__}: {error:.1e}")
+        print(f"parity {kind} {size} px timm {peers.timm.__version__}: {error:.1e}")
         assert error < 1e-4
     if kind == "registers":
         x = ((images / 255 - MEAN) / STD).astype(np.float32)
@@ -73,7 +73,7 @@ def test_timm_reads_an_export(kind, tmp_path):
         # A test of the tests: one weight of a hundred thousand
         model.blocks[1].mlp.fc2.weight.data[7, 5] += 0.3
         assert relative_error(ours(images), torch_features(model, images, info)) > 1e-4
-        config = timm.data.resolve_model_data_config(model)
+        config = peers.timm.data.resolve_model_data_config(model)
         assert (tuple(config["mean"]), tuple(config["std"])) == (MEAN, STD)
         assert tuple(config["input_size"]) == (3, 64, 64)
     again, back, _, read = read_encoder(tmp_path / "out")
@@ -96,11 +96,11 @@ def test_a_folder_of_timm_is_read(name, tmp_path):
     small = {"embed_dim": 48, "img_size": 56, "num_classes": 5}
     patch = {"depth": 2, "patch_size": 14, "num_heads": 4, **TIMM[name]}
     torch.manual_seed(0)
-    model = timm.create_model(name, **small, **patch)
+    model = peers.timm.create_model(name, **small, **patch)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     arguments = {k: v for k, v in {**small, **patch}.items() if k != "num_classes"}
-    timm.models.save_for_hf(model, tmp_path, safe_serialization="both", model_args=arguments)
+    peers.timm.models.save_for_hf(model, tmp_path, safe_serialization="both", model_args=arguments)
     encoder = load_encoder(tmp_path)
     assert (encoder.info.image_size, encoder.encoder.config["positions"]) == (56, "learned")
     model.reset_classifier(0)
@@ -109,7 +109,9 @@ def test_a_folder_of_timm_is_read(name, tmp_path):
     described = json.loads((tmp_path / "config.json").read_text())
     assert list(encoder.info.mean) == described["pretrained_cfg"]["mean"]
     # And at another size: timm resamples what it reads, as a run that starts from it does.
-    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, img_size=84, num_classes=0)
+    model = peers.timm.create_model(
+        f"local-dir:{tmp_path}", pretrained=True, img_size=84, num_classes=0
+    )
     config = {**encoder.encoder.config, "image_size": 84}
     start = _pretrained(make_encoder(**config), str(tmp_path))
     params, stats = start.init(None, None)
@@ -144,8 +146,10 @@ def test_what_is_not_read(change, message, tmp_path):
     """Fails if another network is taken for a plain transformer, or ends in a traceback."""
     import safetensors.numpy
 
-    model = timm.create_model("vit_tiny_patch16_224", embed_dim=48, depth=1, img_size=64)
-    timm.models.save_for_hf(model, tmp_path, safe_serialization=True, model_args={"num_heads": 3})
+    model = peers.timm.create_model("vit_tiny_patch16_224", embed_dim=48, depth=1, img_size=64)
+    peers.timm.models.save_for_hf(
+        model, tmp_path, safe_serialization=True, model_args={"num_heads": 3}
+    )
     config = json.loads((tmp_path / "config.json").read_text())
     state = safetensors.numpy.load_file(tmp_path / "model.safetensors")
     change(config, state)

@@ -28,7 +28,7 @@ def value_and_gradients(convolve, x, kernel, dy):
 
 
 @pytest.mark.parametrize(("kernel", "stride", "taps", "padding"), TORCH + SAME + DILATED)
-@pytest.mark.parametrize("size", [(8, 8), (9, 12), (2, 2), (1, 5)])
+@pytest.mark.parametrize("size", [(9, 12), (2, 2), (1, 5)])
 def test_value_and_gradients_are_those_of_lax(x64, kernel, stride, taps, padding, size):
     """Fails if a padding, a flip, a stride, a dilation or a transpose of either gradient is off."""
     draw = np.random.default_rng(kernel)

@@ -33,8 +33,9 @@ def _votes(
     test_MD: Array, train_ND: Array, train_N: Array, k: int, classes: int, t: Array
 ) -> Array:
     similarity, nearest = jax.lax.top_k(test_MD @ train_ND.T, k)
-    # Relative to the nearest (which comes first): exp(1 / t) overflows below t = 0.012.
-    weight = jnp.exp((similarity - similarity[:, :1]) / t)
+    # Relative to the nearest: exp(1 / t) overflows below t = 0.012. NOTE: with similarity[:, :1],
+    # which is the same, XLA sorts whole rows on a CPU: 5.3 s per chunk of 50,000 in place of 0.2.
+    weight = jnp.exp((similarity - similarity.max(1, keepdims=True)) / t)
     one_hot = jax.nn.one_hot(train_N[nearest], classes)
     return jnp.einsum("mk,mkc->mc", weight, one_hot)
 

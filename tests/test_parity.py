@@ -1,13 +1,14 @@
 """Exports in timm and torchvision themselves."""
 
-import importlib.util
 import re
-from pathlib import Path
 
+import any_torchvision  # noqa: F401  first: timm imports torchvision
 import jax
 import pytest
 import safetensors.torch
+import timm
 import torch
+import torchvision
 from torch_resnet import (
     TorchResNet,
     photo_crops,
@@ -20,19 +21,6 @@ from byol_jax.convert.info import EncoderInfo
 from byol_jax.convert.load import LoadedEncoder
 from byol_jax.convert.timm import TORCHVISION, save_timm
 from byol_jax.models import make_encoder
-
-# The usual wheel of torchvision has operators compiled for CUDA, which the CPU build of torch
-# cannot load. No ResNet uses them, but importing torchvision refers to these two.
-try:
-    for file in Path(importlib.util.find_spec("torchvision").origin).parent.glob("_C*.so"):
-        torch.ops.load_library(file)
-except OSError:
-    operators = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-import timm
-import torchvision
 
 MEAN, STD = (0.41, 0.47, 0.52), (0.21, 0.28, 0.33)
 NAMES = (*TORCHVISION, "resnet200")

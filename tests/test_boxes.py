@@ -38,7 +38,7 @@ def voc(folder, images, lists):
 def some(tmp_path, **lists):
     images = {
         "a": [("dog", (1, 1, 10, 20), False), ("cat", (5, 6, 50, 30), True)],
-        "b": [("cat", (7, 7, 7, 7), False)],
+        "b": [("cat", (7, 7, 7, 9), False), ("cat", (7, 9, 12, 9), False)],
         "c": [("cat", (2.5, 3, 20, 21), False)],
         "d": [("dog", (2, 2, 9, 9), False)],
     }
@@ -57,7 +57,7 @@ def test_voc(tmp_path):
     np.testing.assert_array_equal(boxes, [[0, 0, 10, 20], [4, 5, 40, 30]])
     assert (labels.tolist(), difficult.tolist()) == ([1, 0], [False, True])
     assert data.train.boxes[1].boxes.shape == (0, 4)
-    assert (data.train.empty, data.test.empty, data.train.num_boxes) == (1, 0, 2)
+    assert (data.train.empty, data.test.empty, data.train.num_boxes) == (2, 0, 2)
     np.testing.assert_array_equal(data.test.boxes[0].boxes, [[1.5, 2, 20, 21]])
 
 

@@ -126,7 +126,7 @@ def test_the_folder(tmp_path, trained):
     )
 
     settings = yaml.safe_load((out / "detectron2.yaml").read_text())
-    assert settings["INPUT"] == {"FORMAT": "RGB"}
+    assert (settings["VERSION"], settings["INPUT"]) == (2, {"FORMAT": "RGB"})
     resnets = {"DEPTH": 18, "STRIDE_IN_1X1": False, "RES2_OUT_CHANNELS": 64}
     assert settings["MODEL"].pop("RESNETS") == resnets
     assert settings["MODEL"] == {

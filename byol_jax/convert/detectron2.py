@@ -21,7 +21,7 @@ import numpy as np
 from byol_jax.convert.card import detectron2_card
 from byol_jax.convert.files import write_folder
 from byol_jax.convert.info import EncoderInfo, build_encoder
-from byol_jax.convert.timm import TORCHVISION, require_exact, to_state_dict
+from byol_jax.convert.timm import TORCHVISION, to_state_dict
 from byol_jax.core import Tree
 from byol_jax.manifest import file_sha256
 
@@ -79,7 +79,6 @@ def _require(config: dict[str, Any]) -> None:
             f"Encoder {name!r} has no exact form in detectron2, whose backbone is one of "
             f"{', '.join(DEPTHS)}. Export it with --format orbax."
         )
-    require_exact(config)
 
 
 def save_detectron2(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> None:
@@ -139,6 +138,7 @@ def settings(info: EncoderInfo) -> str:
     # Theirs are 256 by default; blocks without bottleneck begin with the stem's 64 channels.
     basic = "    RES2_OUT_CHANNELS: 64\n" if depth < 50 else ""
     return (
+        "VERSION: 2\n"
         "MODEL:\n"
         f"  PIXEL_MEAN: {mean}\n"
         f"  PIXEL_STD: {std}\n"

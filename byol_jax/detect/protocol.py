@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import platform
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import byol_jax
 from byol_jax import log
+from byol_jax.convert.info import EncoderInfo
 from byol_jax.convert.load import read_encoder
 from byol_jax.convert.timm import to_state_dict
 from byol_jax.data.boxes import BoxData, Boxed, decoded, open_boxes, same_images
@@ -108,7 +110,7 @@ def detect(asked: Asked) -> dict[str, Any]:
       TrainingError: too many images cannot be read, or the loss is not finite.
     """
     check(asked)
-    torch, torchvision = libraries()
+    libraries()
     device = _device(asked.training.device)
     asked = dataclasses.replace(asked, training=dataclasses.replace(asked.training, device=device))
     _, params, stats, info = read_encoder(Path(asked.encoder))
@@ -120,39 +122,66 @@ def detect(asked: Asked) -> dict[str, Any]:
         folders = [str(Path(f).expanduser()) for f in asked.data]
         data = open_boxes(folders, asked.test_share, asked.split_seed)
     _check_damage(data, asked.max_damaged)
-    train, without = with_objects(data.train)
-    _say(data, without)
-    method = info.method or "encoder"
+    _say(data)
     settings = _settings(asked, state)
-    rows: dict[str, Any] = {}
-    by_class: dict[str, Any] = {}
-    found: dict[str, list[Found]] = {}
-    curves: dict[str, Any] = {}
-    seconds: dict[str, float] = {}
+    method = info.method or "encoder"
+    judged: dict[str, _Judged] = {}
     for init in INITS[asked.init]:
         name = method if init == "encoder" else UNTRAINED
-        start = state if init == "encoder" else _untrained(info.encoder, asked)
         log.say(f"{name}:")
-        begun = time.monotonic()
-        torch.manual_seed(asked.training.seed)  # the same new layers for both
-        model = detector(info, start, len(data.classes), asked.network)
-        place = folder / f"{init}.safetensors"
-        curve = train_detector(model, train, asked.network, asked.training, place, settings)
-        with log.busy(f"finding objects in {counted(data.test.num_examples, 'test image')}"):
-            found[name] = find(model, data.test, device)
-        figures = scores(found[name], data.test.boxes, len(data.classes))
-        rows[name] = {k: float(np.nanmean(v)) for k, v in figures.items()}
-        by_class[name] = {
-            c: {k: None if np.isnan(v[i]) else float(v[i]) for k, v in figures.items()}
-            for i, c in enumerate(data.classes)
-        }
-        curves[name] = [[step, loss] for step, loss in curve]
-        seconds[name] = time.monotonic() - begun
+        start = state if init == "encoder" else _untrained(info.encoder, asked)
+        judged[name] = _judge(asked, info, start, data, folder / f"{init}.safetensors", settings)
     result = {
         "protocol": "detect",
         "method": method,
         "step": info.step,
         "data": ", ".join(Path(f).name for f in folders),
+        **_counts(data),
+        **_figures(judged, method, data.classes),
+        "settings": settings,
+        "versions": _versions(),
+    }
+    _draw(folder / "detect.png", data, {name: j.found for name, j in judged.items()})
+    write_json(folder / "detect.json", result)
+    for init in INITS[asked.init]:
+        (folder / f"{init}.safetensors").unlink(missing_ok=True)
+    return result
+
+
+class _Judged(NamedTuple):
+    """What a detector found, its figures by class [K], its loss curve, and how long it took."""
+
+    found: list[Found]
+    figures: dict[str, np.ndarray]
+    curve: list[tuple[int, float]]
+    seconds: float
+
+
+def _judge(
+    asked: Asked,
+    info: EncoderInfo,
+    start: Mapping[str, np.ndarray],
+    data: BoxData,
+    place: Path,
+    settings: dict[str, Any],
+) -> _Judged:
+    """Train a detector from given weights of the backbone, and test it."""
+    torch, _ = libraries()
+    begun = time.monotonic()
+    torch.manual_seed(asked.training.seed)  # the same new layers whatever the backbone
+    model = detector(info, start, len(data.classes), asked.network)
+    train, _ = with_objects(data.train)
+    curve = train_detector(model, train, asked.network, asked.training, place, settings)
+    with log.busy(f"finding objects in {counted(data.test.num_examples, 'test image')}"):
+        found = find(model, data.test, asked.training.device)
+    figures = scores(found, data.test.boxes, len(data.classes))
+    return _Judged(found, figures, curve, time.monotonic() - begun)
+
+
+def _counts(data: BoxData) -> dict[str, Any]:
+    """What was trained and tested on, and what was left out."""
+    train, without = with_objects(data.train)
+    return {
         "damaged": len(data.train.damaged) + len(data.test.damaged),
         "split": data.split,
         "train_images": train.num_examples,
@@ -163,26 +192,40 @@ def detect(asked: Asked) -> dict[str, Any]:
         "test_difficult": sum(int(b.difficult.sum()) for b in data.test.boxes),
         "empty_boxes": data.train.empty + data.test.empty,
         "same_images": len(same_images(data)),
-        "classes": list(data.classes),
+    }
+
+
+def _figures(judged: Mapping[str, _Judged], method: str, classes: Sequence[str]) -> dict[str, Any]:
+    """The figures in percent: means over the classes that occur, and by class."""
+    rows = {
+        name: {k: float(np.nanmean(v)) for k, v in j.figures.items()} for name, j in judged.items()
+    }
+    by_class = {
+        name: {
+            c: {k: None if np.isnan(v[i]) else float(v[i]) for k, v in j.figures.items()}
+            for i, c in enumerate(classes)
+        }
+        for name, j in judged.items()
+    }
+    return {
+        "classes": list(classes),
         **_tops(rows, method),
         "rows": rows,
         "by_class": by_class,
-        "loss": curves,
-        "settings": settings,
-        "time/seconds": seconds,
-        "versions": {
-            "byol_jax": byol_jax.__version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "loss": {name: [[step, loss] for step, loss in j.curve] for name, j in judged.items()},
+        "time/seconds": {name: j.seconds for name, j in judged.items()},
     }
-    _draw(folder / "detect.png", data, found)
-    write_json(folder / "detect.json", result)
-    for init in INITS[asked.init]:
-        (folder / f"{init}.safetensors").unlink(missing_ok=True)
-    return result
+
+
+def _versions() -> dict[str, str]:
+    torch, torchvision = libraries()
+    return {
+        "byol_jax": byol_jax.__version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _tops(rows: Mapping[str, Mapping[str, float]], method: str) -> dict[str, float]:
@@ -216,8 +259,6 @@ def _untrained(config: Mapping[str, Any], asked: Asked) -> dict[str, np.ndarray]
 
 def _settings(asked: Asked, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """All that the result depends on, as plain JSON."""
-    import hashlib
-
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode() + state[name].tobytes())
@@ -246,13 +287,14 @@ def _check_damage(data: BoxData, share: float) -> None:
             )
 
 
-def _say(data: BoxData, without: int) -> None:
+def _say(data: BoxData) -> None:
     def part(p: Boxed) -> str:
         return f"{counted(p.num_examples, 'image')} with {counted(p.num_boxes, 'object')}"
 
     names = ", ".join(data.classes[:20]) + (" ..." if len(data.classes) > 20 else "")
     log.say(f"training: {part(data.train)}; test: {part(data.test)} ({data.split})")
     log.say(f"{counted(len(data.classes), 'class', 'classes')}: {shown(names)}")
+    _, without = with_objects(data.train)
     if without:
         log.say(f"{counted(without, 'training image')} without objects left out")
     empty = data.train.empty + data.test.empty
@@ -267,7 +309,7 @@ def _say(data: BoxData, without: int) -> None:
 
 
 def _draw(path: Path, data: BoxData, found: Mapping[str, Sequence[Found]]) -> None:
-    """The first images of the test part, or some of all over it."""
+    """Draw some images from all over the test part."""
     count = data.test.num_examples
     chosen = sorted({i * count // SHOWN for i in range(SHOWN)})
     images = [decoded(read_bytes(data.test.files[i], MAX_BYTES)) for i in chosen]

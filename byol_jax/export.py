@@ -1,6 +1,6 @@
 """Export the encoder of a run for use elsewhere.
 
-python -m byol_jax.export --workdir DIR --format timm|orbax --out DIR2
+python -m byol_jax.export --workdir DIR --format orbax|timm|detectron2 --out DIR2
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from absl import flags
 
 from byol_jax import cli, log
 from byol_jax.config import nearest
+from byol_jax.convert.detectron2 import save_detectron2
 from byol_jax.convert.native import save_encoder
 from byol_jax.convert.timm import save_timm
 from byol_jax.processes import check_devices
 from byol_jax.run_folder import read_run
 
-FORMATS = {"orbax": save_encoder, "timm": save_timm}
+FORMATS = {"orbax": save_encoder, "timm": save_timm, "detectron2": save_detectron2}
 
 
 def export(workdir: str | Path, kind: str, out: str | Path) -> None:
@@ -24,7 +25,8 @@ def export(workdir: str | Path, kind: str, out: str | Path) -> None:
 
     Args:
       workdir: folder of the run.
-      kind: "orbax" (for byol_jax.load_encoder and init_from) or "timm" (timm and torchvision).
+      kind: "orbax" (for byol_jax.load_encoder and init_from) "timm" (timm and torchvision) or
+        "detectron2" (ResNets, for its backbones).
       out: a folder that does not exist yet.
 
     Raises:
@@ -52,7 +54,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", "", "folder of the run")
-    flags.DEFINE_string("format", "orbax", "orbax or timm")
+    flags.DEFINE_string("format", "orbax", "orbax, timm or detectron2")
     flags.DEFINE_string("out", "", "folder to write")
     flags.DEFINE_bool("debug", False, "show tracebacks and the libraries' logs")
     cli.run(main)

@@ -47,6 +47,7 @@ LAYERS = {
     "report": 5,
     # The tools that compile what `experiment` makes.
     "bench": 5.5,
+    "detect": 5.5,
     "preflight": 5.5,
     "evaluate": 6,
     "export": 6,

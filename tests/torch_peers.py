@@ -4,33 +4,12 @@
 """
 
 import importlib
-import importlib.util
-from pathlib import Path
 
-import torch
+import any_torchvision  # noqa: F401  it makes torchvision importable, which timm imports
 
 
 def __getattr__(name):
     if name not in ("timm", "torchvision"):
         raise AttributeError(name)
-    if "torchvision" not in globals():
-        _operators()
-        globals()["torchvision"] = importlib.import_module("torchvision")
     globals()[name] = importlib.import_module(name)
     return globals()[name]
-
-
-def _operators():
-    """Give torchvision operators of its own, or the names of them.
-
-    The usual wheel has operators compiled for CUDA, which the CPU build of torch cannot load. No
-    ResNet uses them, but importing torchvision refers to these two.
-    """
-    try:
-        for file in Path(importlib.util.find_spec("torchvision").origin).parent.glob("_C*.so"):
-            torch.ops.load_library(file)
-    except OSError:
-        operators = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        globals()["_kept"] = operators  # they are there as long as the library is

@@ -1,4 +1,6 @@
-"""The model card of an export for timm and torchvision: what the encoder is, and how to use it."""
+"""Model cards of exports for timm and torchvision, and for detectron2: what the encoder is, and how
+to use it.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +34,26 @@ def model_card(info: EncoderInfo, dim: int, in_torchvision: bool) -> str:
         mean=mean,
         std=std,
         **sides,
+    )
+
+
+def detectron2_card(info: EncoderInfo, dim: int) -> str:
+    """The text of README.md of an export for detectron2.
+
+    Args:
+      info: the encoder's description.
+      dim: number of features D.
+    """
+    mean, std = (", ".join(f"{v:g}" for v in values) for values in (info.mean, info.std))
+    return _DETECTRON2.format(
+        name=info.encoder["name"],
+        dim=dim,
+        method=info.method or "not recorded",
+        source=info.source or "not recorded",
+        step=info.step,
+        size=info.image_size,
+        mean=mean,
+        std=std,
     )
 
 
@@ -112,4 +134,44 @@ transform = transforms.Compose([
 ])
 # features = model(transform(image)[None])  # image: Pillow, RGB
 ```
+"""
+
+_DETECTRON2 = """---
+license: apache-2.0
+tags:
+- object-detection
+- self-supervised
+- detectron2
+- byol_jax
+---
+# {name} for detectron2, pre-trained without labels
+
+The weights of an image encoder ({name}, {dim} features, no classifier) trained with byol_jax, under
+the names that detectron2 gives its ResNet backbone.
+
+| | |
+| --- | --- |
+| method | {method} |
+| data | {source} |
+| optimizer steps | {step} |
+| image size | {size} px |
+| mean | {mean} |
+| std | {std} |
+
+`model.pkl` is a pickle (`model`, `__author__`, `matching_heuristics`), as detectron2's own weights
+are. Its networks need the settings of `detectron2.yaml`: the images are RGB, normalised with this
+run's mean and std (times 255), and the stride of a block is in its 3x3 convolution:
+
+```python
+from detectron2.config import get_cfg
+
+cfg = get_cfg()
+cfg.merge_from_file("CONFIG.yaml")  # e.g. Faster R-CNN with a {name} backbone
+cfg.merge_from_file("PATH/detectron2.yaml")  # PATH: this folder
+cfg.MODEL.WEIGHTS = "PATH/model.pkl"
+```
+
+The statistics of the batch norms are the encoder's own. detectron2 keeps them fixed by default
+(`MODEL.RESNETS.NORM: FrozenBN`); the tables of MoCo tune them (`SyncBN`, `BACKBONE.FREEZE_AT: 0`,
+and one more norm after res5).
 """

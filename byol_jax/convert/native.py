@@ -118,6 +118,11 @@ def read_native(folder: Path) -> tuple[Encoder, Tree, Tree, EncoderInfo]:
     """Read what `save_encoder` wrote; see `load.read_encoder`."""
     where = str(folder / INFO_FILE)
     described = read_json(folder / INFO_FILE)
+    if "detectron2" in str(described.get("format")):
+        raise ValueError(
+            f"{folder} holds weights for detectron2, which nothing else reads; export the run with "
+            "--format orbax or timm."
+        )
     if described.get("format") != FORMAT:
         raise ValueError(f"{where} is not an encoder written by byol_jax (`format` is missing).")
     if described.get("version") != VERSION:

@@ -26,11 +26,14 @@ TITLES = {
     "patches": "Patches of the last map",
     "segment": "Segmentation",
     "depth": "Depth",
+    "detect": "Detection",
 }
 COLUMNS = {
     **{"top1": "top-1", "top5": "top-5", "per_class": "mean per class", "map": "mAP"},
     **{"miou": "mIoU", "pixels": "right pixels", "classes": "mean of the classes"},
     **{f"delta{i}": f"within 1.25^{i}" for i in (1, 2, 3)},
+    **{"ap50": "AP50", "ap75": "AP75", "ap": "AP"},
+    **{"voc_ap50": "VOC AP50", "voc_ap75": "VOC AP75", "voc_ap": "VOC AP"},
     **{"rms": "rms, m", "rel": "relative error"},
     **{"variance_3": "variance in 3 components", "same_class": "nearest of the same class"},
 }

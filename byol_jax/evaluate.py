@@ -26,7 +26,7 @@ from byol_jax.config_file import load_config
 from byol_jax.convert.classifier import FILE, save_classifier
 from byol_jax.experiment.dense import DENSE, DenseData, open_dense_data
 from byol_jax.experiment.evaluation import EvalData, open_eval_data
-from byol_jax.experiment.protocols import NAMES, PROTOCOLS, SUITE, UNLABELLED, check_reads
+from byol_jax.experiment.protocols import NAMES, PROTOCOLS, SEVERAL, SUITE, UNLABELLED, check_reads
 from byol_jax.experiment.suite import open_suite, run_suite
 from byol_jax.faults import Damage
 from byol_jax.processes import check_devices
@@ -170,7 +170,7 @@ def _open(run: RunEncoder, protocol: str, place: Path, keeps: bool) -> _Judged:
         pairs = open_dense_data(run, protocol)
         what = _counts(pairs, name)
         return _Judged(name, what, pairs.damage, lambda: DENSE[protocol](run, pairs), kept)
-    data = open_eval_data(run, labelled=protocol not in UNLABELLED)
+    data = open_eval_data(run, protocol not in UNLABELLED, several=protocol in SEVERAL)
     if keeps:
         data = dataclasses.replace(data, keep=lambda *arrays: kept.append(arrays))
     draw = _draw(protocol, data)

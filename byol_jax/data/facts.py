@@ -101,7 +101,8 @@ def facts_of(name: str) -> DataFacts | None:
 class TransferSet(NamedTuple):
     """One of the twelve data sets that features are transferred to.
 
-    title: in tables. tfds: its name and config there; "" if it has none at full size. train: images
+    title: in tables. tfds: its name and config there; "" if it has none at full size, or none that
+    is read: images with several labels are read from a folder of VOC's form. train: images
     of the parts that are trained on, the validation part included. test: of the part that is judged
     on. classes: number of classes. metric: "top1", "per_class" (mean of the classes' accuracies) or
     "map11" (11-point mean average precision, of images with several labels). validation: the
@@ -126,7 +127,7 @@ TRANSFER = {
     "sun397": TransferSet("SUN397", "sun397/standard-part1-120k", 19_850, 19_850, 397, "top1"),
     "cars196": TransferSet("Cars", "cars196", 8_144, 8_041, 196, "top1"),
     "aircraft": TransferSet("Aircraft", "", 6_667, 3_333, 100, "per_class", "val"),
-    "voc2007": TransferSet("VOC2007", "voc/2007", 5_011, 4_952, 20, "map11", "validation"),
+    "voc2007": TransferSet("VOC2007", "", 5_011, 4_952, 20, "map11", "validation"),
     "dtd": TransferSet("DTD", "dtd", 3_760, 1_880, 47, "top1", "validation"),
     "pets": TransferSet("Pets", "oxford_iiit_pet", 3_680, 3_669, 37, "per_class"),
     "caltech101": TransferSet("Caltech-101", "caltech101", 3_060, 6_085, 102, "per_class"),

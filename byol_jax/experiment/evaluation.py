@@ -50,8 +50,13 @@ def known(source: Source) -> Source:
     return source.take(np.flatnonzero(source.labels >= 0))
 
 
-def why_nothing(part: str, source: Source) -> str:
-    """Why no accuracy can be measured on a part ("training", "test"), or ""."""
+def why_nothing(part: str, source: Source, several: bool = False) -> str:
+    """Why nothing can be measured on a part ("training", "test"), or "".
+
+    several: whether images with several labels each can be judged.
+    """
+    if source.marks is not None:
+        return "" if several else f"the {part} images of {source.name} have several labels each"
     if source.labels is None and source.classes:
         return ""  # a stream: only reading tells
     if not source.labelled:
@@ -236,6 +241,7 @@ _LABELS = {
     "folder": "Put the images into one folder per class, or evaluate",
     "clips": "Put the clips into one folder per class, or evaluate",
     "npz": "Add labels to the file (docs/data.md), or evaluate",
+    "voc": "Judge them with --protocol=transfer or suite, or evaluate",
 }
 
 
@@ -246,12 +252,13 @@ def _shaped(source: Source, channels: int) -> Source:
     return dataclasses.replace(source, images=np.repeat(source.images, 3, 3), channels=3)
 
 
-def open_eval_data(run: RunEncoder, labelled: bool = True) -> EvalData:
+def open_eval_data(run: RunEncoder, labelled: bool = True, several: bool = False) -> EvalData:
     """Open the training and test images that an encoder is judged on.
 
     Args:
       run: the encoder and the config.
       labelled: whether images without a label are left out, and there have to be others.
+      several: whether images may have several labels each.
 
     Raises:
       ValueError: the data have no labels, or cannot be opened.
@@ -261,7 +268,7 @@ def open_eval_data(run: RunEncoder, labelled: bool = True) -> EvalData:
         _shaped(open_data(config, split, run.encoder.channels), run.encoder.channels)
         for split in ("train", "test")
     )
-    why = why_nothing("training", train) or why_nothing("test", test)
+    why = why_nothing("training", train, several) or why_nothing("test", test, several)
     if why and labelled:
         remedy = _LABELS.get(config.data.name, "Evaluate")
         raise ValueError(

@@ -24,9 +24,9 @@ from byol_jax.experiment.frozen import (
     run_retrieval,
     run_robust,
     run_stages,
-    run_transfer,
 )
 from byol_jax.experiment.patches import run_patches
+from byol_jax.experiment.transfer import run_transfer
 from byol_jax.run_folder import RunEncoder
 
 
@@ -97,6 +97,9 @@ PROTOCOLS: dict[str, Callable[[RunEncoder, EvalData], dict[str, Any]]] = {
 
 UNLABELLED = ("patches",)
 """Protocols that need no labels."""
+
+SEVERAL = ("transfer",)
+"""Protocols that judge images with several labels too."""
 
 SUITE = "suite"
 NAMES = (*PROTOCOLS, *DENSE, SUITE)

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 from byol_jax import log
 from byol_jax.data.facts import TRANSFER, TransferSet
 from byol_jax.data.source import counted, shown
+from byol_jax.data.voc import is_voc
 from byol_jax.experiment.evaluation import EvalData, open_eval_data
-from byol_jax.experiment.frozen import UNTRAINED, run_transfer
+from byol_jax.experiment.frozen import UNTRAINED
+from byol_jax.experiment.transfer import run_transfer
 from byol_jax.faults import Damage
 from byol_jax.run_folder import RunEncoder
 
-OTHER = "top1"  # the figure of a set that is none of the twelve
+OTHER, SEVERAL = "top1", "map11"  # figures of sets of one label per image, and of several
 
 
 class Suite(NamedTuple):
@@ -39,7 +41,8 @@ def open_suite(run: RunEncoder) -> Suite:
     """Open the sets that are in the folder `data.dir`.
 
     A set is a folder of class folders, DIR/NAME/train and DIR/NAME/test with NAME of `TRANSFER`, or
-    prepared by tfds, DIR/TFDS_NAME/VERSION. Any further folder with train/ and test/ is one more.
+    prepared by tfds, DIR/TFDS_NAME/VERSION, or, of images with several labels, a folder of VOC's
+    form, DIR/NAME/JPEGImages. Any further folder of these forms is one more.
 
     Raises:
       ValueError: the folder does not exist, has no set, or one that cannot be opened.
@@ -54,32 +57,35 @@ def open_suite(run: RunEncoder) -> Suite:
     missing: dict[str, str] = {}
     for name, facts in TRANSFER.items():
         place = _place(top, name, facts)
-        if facts.metric == "map11":
-            missing[facts.title] = "images with several labels are not read"
-        elif place is None:
+        if place is None:
             missing[facts.title] = "not found"
         else:
             sets[facts.title] = _opened(run, *place)
             _compare(facts, sets[facts.title])
     for folder in sorted(p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        if folder.name not in TRANSFER and _has_parts(folder):
-            sets[shown(folder.name)] = _opened(run, "folder", str(folder))
+        form = "" if folder.name in TRANSFER else _form(folder)
+        if form:
+            sets[shown(folder.name)] = _opened(run, form, str(folder))
     if not sets:
         raise ValueError(
             f"{shown(top)} has none of the data sets {', '.join(TRANSFER)}, and no other folder "
-            "with train/ and test/ in it; each set is a folder of that name."
+            "with train/ and test/ in it, or of VOC's form; each set is a folder of that name."
         )
     return Suite(sets, missing)
 
 
-def _has_parts(folder: Path) -> bool:
-    return all((folder / part).is_dir() for part in ("train", "test"))
+def _form(folder: Path) -> str:
+    """The data.name by which a folder is read: folder, voc, or "" if it is no data set."""
+    if is_voc(folder):
+        return "voc"
+    return "folder" if all((folder / part).is_dir() for part in ("train", "test")) else ""
 
 
 def _place(top: Path, name: str, facts: TransferSet) -> tuple[str, str] | None:
     """data.name and data.dir of a set; None if it is not there."""
-    if _has_parts(top / name):
-        return "folder", str(top / name)
+    form = _form(top / name)
+    if form and (form == "voc") == (facts.metric == SEVERAL):
+        return form, str(top / name)
     if facts.tfds and any((top / facts.tfds).glob("*/dataset_info.json")):
         return facts.tfds, str(top)
     return None
@@ -88,7 +94,7 @@ def _place(top: Path, name: str, facts: TransferSet) -> tuple[str, str] | None:
 def _opened(run: RunEncoder, name: str, folder: str) -> EvalData:
     config = run.config.copy_and_resolve_references()
     config.data.name, config.data.dir, config.data.ids_file = name, folder, ""
-    return open_eval_data(run._replace(config=config, data={}))
+    return open_eval_data(run._replace(config=config, data={}), several=True)
 
 
 def _compare(facts: TransferSet, data: EvalData) -> None:
@@ -109,7 +115,7 @@ def run_suite(run: RunEncoder, suite: Suite) -> dict[str, Any]:
     for title, data in suite.sets.items():
         log.say(f"{title}:")
         found = run_transfer(run, data)
-        metric = metrics.get(title, OTHER)
+        metric = metrics.get(title, OTHER if data.train.marks is None else SEVERAL)
         for subject, figures in found["rows"].items():
             rows.setdefault(subject, {})[title] = figures[metric]
         details[title] = {"metric": metric, **found}

@@ -29,6 +29,7 @@ TITLES = {
 }
 COLUMNS = {
     **{"top1": "top-1", "top5": "top-5", "per_class": "mean per class", "map": "mAP"},
+    "map11": "11-point mAP",
     **{"miou": "mIoU", "pixels": "right pixels", "classes": "mean of the classes"},
     **{f"delta{i}": f"within 1.25^{i}" for i in (1, 2, 3)},
     **{"rms": "rms, m", "rel": "relative error"},

@@ -59,6 +59,8 @@ def table(protocol: str, result: dict[str, Any]) -> str:
         if "summary" in result:
             skipped = ", ".join(f"{name} ({why})" for name, why in result["missing"].items())
             lines.append(f"{result['summary']}" + (f"; left out: {skipped}" if skipped else ""))
+        if result.get("other_splits"):
+            lines.append(f"not the recorded split: {', '.join(result['other_splits'])}")
         return "\n".join(lines)
     columns = [c for c in ("top1", "top5") if c in result]
     lines = [protocol.ljust(20) + "".join(c.rjust(9) for c in columns)]

@@ -47,6 +47,7 @@ def test_sets_at_hand_are_judged_and_others_named(tmp_path, capsys):
     pictures(data / "flowers102/test", {"a": 9, "b": 2}, 1)
     pictures(data / "mine/train", {"x": 5, "y": 5, "z": 5}, 2)
     pictures(data / "mine/test", {"x": 3, "y": 3, "z": 3}, 3)
+    shutil.copy(data / "mine/train/y/02.png", data / "mine/test/x/00.png")
     (data / "other/images").mkdir(parents=True)
     voc(data / "voc2007", 24, 16)
     (data / "voc2007/JPEGImages/005.jpg").unlink()
@@ -71,6 +72,11 @@ def test_sets_at_hand_are_judged_and_others_named(tmp_path, capsys):
     alone = evaluate(None, "transfer", place, tmp_path / "alone", encoder=folder)
     for subject, figures in alone["rows"].items():
         assert result["rows"][subject]["Flowers"] == figures["per_class"]
+    assert result["other_splits"] == ["Flowers"]
+    split = result["sets"]["Flowers"]["split"]
+    assert split["recorded"] == TRANSFER["flowers102"].split != split["sha256"]
+    assert (result["sets"]["mine"]["split"]["in_both"], split["in_both"]) == (1, 0)
+    assert "mine: 1 test image also in the training part: x/00.png = y/02.png" in said
     mine = result["sets"]["mine"]
     assert (mine["test_images"], result["sets"]["Flowers"]["test_images"]) == (9, 11)
     assert mine["rows"]["simclr"]["top1"] == result["rows"]["simclr"]["mine"]
@@ -83,7 +89,8 @@ def test_sets_at_hand_are_judged_and_others_named(tmp_path, capsys):
     assert row["VOC2007"] == pytest.approx(np.mean(list(several["ap"]["simclr"].values())))
     shown = table("suite", result).splitlines()
     assert "Flowers" in shown[0]
-    assert shown[-1].startswith("2 of 12 sets and 1 other; left out: Food-101 (not found)")
+    assert shown[-2].startswith("2 of 12 sets and 1 other; left out: Food-101 (not found)")
+    assert shown[-1] == "not the recorded split: Flowers"
     with pytest.raises(
         ValueError, match=r"have several labels each\. Judge them with --protocol=t"
     ):

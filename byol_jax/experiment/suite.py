@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from byol_jax import log
+from byol_jax.data.contents import look_at_split
 from byol_jax.data.facts import TRANSFER, TransferSet
 from byol_jax.data.source import counted, shown
 from byol_jax.data.voc import is_voc
@@ -112,18 +113,29 @@ def run_suite(run: RunEncoder, suite: Suite) -> dict[str, Any]:
     metrics = {facts.title: facts.metric for facts in TRANSFER.values()}
     rows: dict[str, dict[str, float]] = {}
     details: dict[str, Any] = {}
+    recorded = {facts.title: facts.split for facts in TRANSFER.values()}
+    other_splits: list[str] = []
     for title, data in suite.sets.items():
         log.say(f"{title}:")
         found = run_transfer(run, data)
+        split = look_at_split(data.train, data.test)  # when the penalty is fixed
+        expected = recorded.get(title, "")
+        if split.sha256 and expected not in ("", split.sha256):
+            other_splits.append(title)
+            log.say(f"WARNING: {title} is divided otherwise than the recorded split, or has others")
+        if split.warning():
+            log.say(f"WARNING: {title}: {split.warning()}")
         metric = metrics.get(title, OTHER if data.train.marks is None else SEVERAL)
         for subject, figures in found["rows"].items():
             rows.setdefault(subject, {})[title] = figures[metric]
-        details[title] = {"metric": metric, **found}
+        about = split._asdict() | {"recorded": expected}
+        details[title] = {"metric": metric, "split": about, **found}
     for row in rows.values():
         row["mean"] = sum(row.values()) / len(row)
     return {
         "summary": suite.summary(),
         "missing": suite.missing,
+        "other_splits": other_splits,
         "mean": rows[run.info.method]["mean"],
         "untrained_mean": rows[UNTRAINED]["mean"],
         "rows": rows,

@@ -69,7 +69,8 @@ def test_sets_at_hand_are_judged_and_others_named(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "Flowers has 12 training and 11 test images; published: 2,040 and 6,149" in said
     place = asked(data / "flowers102", "folder")
-    alone = evaluate(None, "transfer", place, tmp_path / "alone", encoder=folder)
+    alone = evaluate(None, "transfer", place, tmp_path / "out", encoder=folder)
+    assert "features of 12 images taken from" in capsys.readouterr().err
     for subject, figures in alone["rows"].items():
         assert result["rows"][subject]["Flowers"] == figures["per_class"]
     assert result["other_splits"] == ["Flowers"]

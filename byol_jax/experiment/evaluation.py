@@ -21,6 +21,7 @@ from byol_jax.evals.features import Extracted, NothingToJudge, extract, topk_acc
 from byol_jax.evals.knn import knn
 from byol_jax.evals.linear import Keep, Part
 from byol_jax.experiment.build import Experiment, open_data
+from byol_jax.experiment.cache import Cache, kept
 from byol_jax.experiment.views import build_views
 from byol_jax.faults import Damage
 from byol_jax.run_folder import RunEncoder, data_changes
@@ -182,7 +183,7 @@ class EvalData:
     be read of each. keep: is given the classifier that linear or finetune trains on the encoder.
     show: is given what there is to draw: by retrieval the test images as extracted and the nearest
     [N, n] of each, by patches the images [N, S, S, C] in 0..1 and a list of `evals.patches.Seen`,
-    the trained encoder's last.
+    the trained encoder's last. cache: where pooled features are kept.
     """
 
     config: ConfigDict
@@ -194,6 +195,7 @@ class EvalData:
     damage: tuple[Damage, Damage]
     keep: Keep | None = None
     show: Show | None = None
+    cache: Cache | None = None
 
     def features(
         self,
@@ -210,7 +212,16 @@ class EvalData:
         """
 
         outputs = _jitted(encoder.apply, read)
-        found = extract(outputs, start, self.crops(source, change), self.mesh)
+
+        def make() -> Extracted:
+            return extract(outputs, start, self.crops(source, change), self.mesh)
+
+        if self.cache is None or change is not None or read is not _pooled:
+            found = make()
+        else:
+            size = eval_batch_size(self.config, self.mesh)
+            place = self.spec, size, encoder.dim, self.mesh
+            found = kept(self.cache, outputs, start, source, *place, make)
         self.damage_of(source).add(found.damaged)
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from byol_jax.data.contents import look_at_split
 from byol_jax.data.facts import TRANSFER, TransferSet
 from byol_jax.data.source import counted, shown
 from byol_jax.data.voc import is_voc
+from byol_jax.experiment.cache import Cache
 from byol_jax.experiment.evaluation import EvalData, open_eval_data
 from byol_jax.experiment.frozen import UNTRAINED
 from byol_jax.experiment.transfer import run_transfer
@@ -38,8 +40,8 @@ class Suite(NamedTuple):
         return f"{len(self.sets.keys() & known)} of {len(TRANSFER)} sets{more}"
 
 
-def open_suite(run: RunEncoder) -> Suite:
-    """Open the sets that are in the folder `data.dir`.
+def open_suite(run: RunEncoder, cache: Cache | None = None) -> Suite:
+    """Open the sets that are in the folder `data.dir`; features are kept in `cache`.
 
     A set is a folder of class folders, DIR/NAME/train and DIR/NAME/test with NAME of `TRANSFER`, or
     prepared by tfds, DIR/TFDS_NAME/VERSION, or, of images with several labels, a folder of VOC's
@@ -61,12 +63,12 @@ def open_suite(run: RunEncoder) -> Suite:
         if place is None:
             missing[facts.title] = "not found"
         else:
-            sets[facts.title] = _opened(run, *place)
+            sets[facts.title] = _opened(run, *place, cache)
             _compare(facts, sets[facts.title])
     for folder in sorted(p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")):
         form = "" if folder.name in TRANSFER else _form(folder)
         if form:
-            sets[shown(folder.name)] = _opened(run, form, str(folder))
+            sets[shown(folder.name)] = _opened(run, form, str(folder), cache)
     if not sets:
         raise ValueError(
             f"{shown(top)} has none of the data sets {', '.join(TRANSFER)}, and no other folder "
@@ -92,10 +94,11 @@ def _place(top: Path, name: str, facts: TransferSet) -> tuple[str, str] | None:
     return None
 
 
-def _opened(run: RunEncoder, name: str, folder: str) -> EvalData:
+def _opened(run: RunEncoder, name: str, folder: str, cache: Cache | None) -> EvalData:
     config = run.config.copy_and_resolve_references()
     config.data.name, config.data.dir, config.data.ids_file = name, folder, ""
-    return open_eval_data(run._replace(config=config, data={}), several=True)
+    data = open_eval_data(run._replace(config=config, data={}), several=True)
+    return dataclasses.replace(data, cache=cache)
 
 
 def _compare(facts: TransferSet, data: EvalData) -> None:
@@ -128,7 +131,8 @@ def run_suite(run: RunEncoder, suite: Suite) -> dict[str, Any]:
         metric = metrics.get(title, OTHER if data.train.marks is None else SEVERAL)
         for subject, figures in found["rows"].items():
             rows.setdefault(subject, {})[title] = figures[metric]
-        about = split._asdict() | {"recorded": expected}
+        pairs = [list(pair) for pair in split.named]
+        about = split._asdict() | {"named": pairs, "recorded": expected}
         details[title] = {"metric": metric, "split": about, **found}
     for row in rows.values():
         row["mean"] = sum(row.values()) / len(row)

@@ -105,6 +105,8 @@ def test_the_folder_stays_within_its_bound_and_is_never_half_written(tmp_path, m
         os.utime(path, (i, i))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1.npz", "2.npz", "3.npz", "4.npz"]
     assert cache._read(tmp_path / "1.npz", 20, 25) is not None  # used: no longer the oldest
+    assert cache._read(tmp_path / "3.npz", 20, 24) is None  # of another width
+    os.utime(tmp_path / "3.npz", (3, 3))
     (tmp_path / "old.tmp").write_bytes(b"x")
     os.utime(tmp_path / "old.tmp", (0, 0))
     (tmp_path / "new.tmp").write_bytes(b"x")

@@ -25,7 +25,11 @@ RECALLS = 10  # the recalls of the 11 points are 0 / 10 to 10 / 10
 
 # A classifier of two classes whose weights are both penalised is one of their difference with half
 # of the penalty: at the optimum they are opposite.
-_each = jax.jit(jax.vmap(minimize, in_axes=(0, None, 1, 1, None)))
+_each = jax.jit(jax.vmap(minimize, in_axes=(0, None, 1, 1, None, None)))
+
+# Smaller than of one classifier of all classes: where a class is rare its objective is small, and
+# features of few images are far from independent.
+TOLERANCE = 1e-5
 
 
 def ap11(scores: np.ndarray, marks: np.ndarray) -> float:
@@ -83,7 +87,8 @@ def one_vs_rest(h: np.ndarray, marks: np.ndarray) -> Callable[[float, Linear | N
         if start is not None:
             whole = np.concatenate([start.kernel, start.bias[None]]).T / 2
             theta = np.stack([-whole, whole], -1)
-        found, value, far, steps = _each(theta, x, y, weight, np.float32(2 * penalty))
+        limits = np.float32(2 * penalty), np.float32(TOLERANCE)
+        found, value, far, steps = _each(theta, x, y, weight, *limits)
         theta = np.asarray(found)
         both = (theta[..., 1] - theta[..., 0]).T
         pulse.beat()

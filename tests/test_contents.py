@@ -1,5 +1,6 @@
 """Splits by the content of their images, wherever and under whatever names they are kept."""
 
+import dataclasses
 import hashlib
 import shutil
 
@@ -9,6 +10,7 @@ from test_multilabel import voc
 
 from byol_jax.data.contents import UNREADABLE, content_of, image_digests, look_at_split
 from byol_jax.data.opening import open_source
+from byol_jax.data.source import Shard, Source
 
 
 def split_sha256(rows):
@@ -89,6 +91,21 @@ def test_files_are_told_by_their_bytes_and_copies_are_named(tmp_path):
     (tmp_path / "train/a/0.jpg").unlink()
     assert image_digests(sources[1]).count(UNREADABLE) == 2
     assert look_at_split(*sources)[1:] == (0, (), 0, 1, 0)
+
+
+def test_a_stream_is_told_by_its_files(tmp_path):
+    """Fails if one of them is not read, or a file that is not there ends the evaluation."""
+    for name in "ab":
+        (tmp_path / name).write_bytes(name.encode() * 9)
+    shards = tuple(Shard(str(tmp_path / name), 3) for name in "ab")
+    source = Source("x", 6, 3, 2, shards=shards)
+    before = content_of(source)
+    assert image_digests(source) is None
+    assert content_of(dataclasses.replace(source, shards=shards[:1])) != before
+    (tmp_path / "b").write_bytes(b"c" * 9)
+    assert content_of(source) not in ("", before)
+    (tmp_path / "b").unlink()
+    assert content_of(source) == ""
 
 
 def test_a_split_of_images_with_several_labels(tmp_path):

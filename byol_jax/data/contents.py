@@ -31,7 +31,8 @@ def content_of(source: Source) -> str:
     """SHA-256 of all images, as they are stored, of their labels and of how they are decoded.
 
     Returns:
-      64 hexadecimal digits; "" of clips, whose frames are not looked at.
+      64 hexadecimal digits; "" of clips, whose frames are not looked at, and of a stream whose
+      files are not on this machine.
     """
     if source.clip is not None:
         return ""
@@ -39,10 +40,14 @@ def content_of(source: Source) -> str:
     how = [source.num_examples, *source.decoding]
     found.update(json.dumps([how, [s.records for s in source.shards]]).encode() + b"\n")
     if source.images is not None:
-        found.update(str(source.images.shape).encode() + source.images.tobytes())
+        found.update(str(source.images.shape).encode())
+        found.update(np.ascontiguousarray(source.images).data.cast("B"))
     elif source.is_stream:
-        for shard in source.shards:
-            found.update(_file_digest(shard.path))
+        try:
+            for shard in source.shards:
+                found.update(_file_digest(shard.path))
+        except OSError:  # in a bucket, which only TensorFlow reads
+            return ""
     else:
         for image in _stored(source):
             found.update(hashlib.sha256(image).digest() if image is not None else b"-")

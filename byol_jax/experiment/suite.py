@@ -129,8 +129,10 @@ def run_suite(run: RunEncoder, suite: Suite) -> dict[str, Any]:
         if split.warning():
             log.say(f"WARNING: {title}: {split.warning()}")
         metric = metrics.get(title, OTHER if data.train.marks is None else SEVERAL)
-        for subject, figures in found["rows"].items():
-            rows.setdefault(subject, {})[title] = figures[metric]
+        figures = {subject: row[metric] for subject, row in found["rows"].items()}
+        log.say(f"{title}: " + ", ".join(f"{name} {x:.1f}" for name, x in figures.items()))
+        for subject, figure in figures.items():
+            rows.setdefault(subject, {})[title] = figure
         pairs = [list(pair) for pair in split.named]
         about = split._asdict() | {"named": pairs, "recorded": expected}
         details[title] = {"metric": metric, "split": about, **found}

@@ -189,6 +189,9 @@ KEYS = {
     "eval.train_examples": _count(0, low=0),
     # fewshot, lowshot, transfer, retrieval: judge raw pixels of images up to 64 px as well.
     "eval.pixels": Key(True),
+    # GiB of features that are kept in the run folder, for all protocols that judge frozen pooled
+    # features: the same encoder and images are then read once. 0.0: none.
+    "eval.cache": _from_0(2.0),
     "eval.knn_k": _count(200),  # neighbours; at most 2% of the training images (20 of a small set)
     "eval.knn_temperature": _above_0(0.07),
     "eval.epochs": _count(80),  # linear, finetune

@@ -24,9 +24,10 @@ from byol_jax import cli, log
 from byol_jax.config import default_config, nearest, resolve
 from byol_jax.config_file import load_config
 from byol_jax.convert.classifier import FILE, save_classifier
+from byol_jax.experiment.cache import Cache
 from byol_jax.experiment.dense import DENSE, DenseData, open_dense_data
 from byol_jax.experiment.evaluation import EvalData, open_eval_data
-from byol_jax.experiment.protocols import NAMES, PROTOCOLS, SUITE, UNLABELLED, check_reads
+from byol_jax.experiment.protocols import NAMES, PROTOCOLS, SEVERAL, SUITE, UNLABELLED, check_reads
 from byol_jax.experiment.suite import open_suite, run_suite
 from byol_jax.faults import Damage
 from byol_jax.processes import check_devices
@@ -59,6 +60,8 @@ def table(protocol: str, result: dict[str, Any]) -> str:
         if "summary" in result:
             skipped = ", ".join(f"{name} ({why})" for name, why in result["missing"].items())
             lines.append(f"{result['summary']}" + (f"; left out: {skipped}" if skipped else ""))
+        if result.get("other_splits"):
+            lines.append(f"not the recorded split: {', '.join(result['other_splits'])}")
         return "\n".join(lines)
     columns = [c for c in ("top1", "top5") if c in result]
     lines = [protocol.ljust(20) + "".join(c.rjust(9) for c in columns)]
@@ -121,7 +124,9 @@ def evaluate(
     with same_precision():
         run = _read(source, bool(encoder), protocol, config)
         check_writable(place, "--out")
-        judged = _open(run, protocol, place, folder is not None)
+        # An export is left as it is; of a run, all results can use the same features.
+        cache = _cache(config, source / "eval" if encoder is None else place.parent)
+        judged = _open(run, protocol, place, folder is not None, cache)
         log.say(f"{protocol} of step {run.info.step} on {judged.what}")
         with log.busy(protocol):
             result = judged.run()
@@ -158,19 +163,25 @@ class _Judged(NamedTuple):
     kept: list[Any]
 
 
-def _open(run: RunEncoder, protocol: str, place: Path, keeps: bool) -> _Judged:
-    """Open the data; `keeps`: whether a classifier is to be kept."""
+def _cache(config: ConfigDict, folder: Path) -> Cache | None:
+    most = int(config.eval.cache * 2**30)
+    return Cache(folder / "features", most) if most else None
+
+
+def _open(run: RunEncoder, protocol: str, place: Path, keeps: bool, cache: Cache | None) -> _Judged:
+    """Open the data; `keeps`: whether a classifier is to be kept. cache: of features."""
     kept: list[Any] = []
     name = run.config.data.name
     if protocol == SUITE:
-        suite = open_suite(run)
+        suite = open_suite(run, cache)
         what = suite.summary()
         return _Judged(what, what, suite.damage, lambda: run_suite(run, suite), kept)
     if protocol in DENSE:
         pairs = open_dense_data(run, protocol)
         what = _counts(pairs, name)
         return _Judged(name, what, pairs.damage, lambda: DENSE[protocol](run, pairs), kept)
-    data = open_eval_data(run, labelled=protocol not in UNLABELLED)
+    data = open_eval_data(run, protocol not in UNLABELLED, several=protocol in SEVERAL)
+    data = dataclasses.replace(data, cache=cache)
     if keeps:
         data = dataclasses.replace(data, keep=lambda *arrays: kept.append(arrays))
     draw = _draw(protocol, data)

@@ -199,7 +199,7 @@ SINCE = {
     "supervised.smoothing": 0.0, "data.frames": 0, "data.stride": 1, "data.sound": 0.0,
     "eval.patches_images": 256, "eval.patches_size": 0,
     "data.rate": 16_000, "eval.task": 0, "views.one_branch": False,
-    "eval.finetune_epochs": [], "eval.pixels": True,
+    "eval.finetune_epochs": [], "eval.pixels": True, "eval.cache": 2.0,
 }  # fmt: skip
 GONE = {
     "encoder.": ("stem", "zero_init_last", "project_first", "space_to_depth"),

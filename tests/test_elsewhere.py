@@ -102,7 +102,7 @@ def test_the_test_images_are_not_read_before_the_penalty_is_fixed(tmp_path, grey
 
     monkeypatch.setattr(EvalData, "crops", note("", EvalData.crops))
     monkeypatch.setattr(frozen, "choose", note("choose", frozen.choose))
-    asked = to_judge(grey, penalties=2, pixels=False)
+    asked = to_judge(grey, penalties=2, pixels=False, cache=0.0)
     result = evaluate(None, "transfer", asked, tmp_path, encoder=folder)
     assert order == ["train", "choose", "test"] * 2
     assert list(result["rows"]) == ["untrained encoder", "encoder"]  # no raw pixels

@@ -3,8 +3,10 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from test_elsewhere import exported
+from test_multilabel import voc
 from test_results import one_device, pictures  # noqa: F401
 
 from byol_jax.convert.native import save_encoder
@@ -37,13 +39,19 @@ def test_the_twelve_are_the_published():
 
 @pytest.mark.usefixtures("quick")
 def test_sets_at_hand_are_judged_and_others_named(tmp_path, capsys):
-    """Fails if a set has another set's figure or data, or what is missing is passed over."""
+    """Fails if a set has another set's figure or data, what is missing is passed over, or an
+    image that cannot be read moves the labels of others.
+    """
     data = tmp_path / "data"
     pictures(data / "flowers102/train", {"a": 6, "b": 6})
     pictures(data / "flowers102/test", {"a": 9, "b": 2}, 1)
     pictures(data / "mine/train", {"x": 5, "y": 5, "z": 5}, 2)
     pictures(data / "mine/test", {"x": 3, "y": 3, "z": 3}, 3)
+    shutil.copy(data / "mine/train/y/02.png", data / "mine/test/x/00.png")
     (data / "other/images").mkdir(parents=True)
+    voc(data / "voc2007", 24, 16)
+    (data / "voc2007/JPEGImages/005.jpg").unlink()
+    (data / "voc2007/JPEGImages/026.jpg").write_bytes(b"")
     encoder = {"name": "tiny", "width": 0.25, "channels": 3}
     folder, _ = exported(tmp_path / "export", save_encoder, **encoder)
 
@@ -51,28 +59,44 @@ def test_sets_at_hand_are_judged_and_others_named(tmp_path, capsys):
         config = config_for_export()
         config.data.name, config.data.dir = name, str(place)
         config.eval.penalties, config.eval.validation, config.eval.batch_size = 4, 0.25, 16
+        config.eval.pixels, config.data.max_damaged = False, 0.1
         return config
 
     result = evaluate(None, "suite", asked(data), tmp_path / "out", encoder=folder)
     assert json.loads((tmp_path / "out/suite.json").read_text()) == result
-    assert result["summary"] == "1 of 12 sets and 1 other"
-    assert result["missing"].keys() == PUBLISHED.keys() - {"Flowers"}
-    assert result["missing"]["VOC2007"] == "images with several labels are not read"
+    assert result["summary"] == "2 of 12 sets and 1 other"
+    assert result["missing"].keys() == PUBLISHED.keys() - {"Flowers", "VOC2007"}
     said = capsys.readouterr().err
     assert "Flowers has 12 training and 11 test images; published: 2,040 and 6,149" in said
     place = asked(data / "flowers102", "folder")
-    alone = evaluate(None, "transfer", place, tmp_path / "alone", encoder=folder)
+    alone = evaluate(None, "transfer", place, tmp_path / "out", encoder=folder)
+    assert "features of 12 images taken from" in capsys.readouterr().err
     for subject, figures in alone["rows"].items():
         assert result["rows"][subject]["Flowers"] == figures["per_class"]
+    assert result["other_splits"] == ["Flowers"]
+    split = result["sets"]["Flowers"]["split"]
+    assert split["recorded"] == TRANSFER["flowers102"].split != split["sha256"]
+    assert (result["sets"]["mine"]["split"]["in_both"], split["in_both"]) == (1, 0)
+    assert "mine: 1 test image also in the training part: x/00.png = y/02.png" in said
     mine = result["sets"]["mine"]
     assert (mine["test_images"], result["sets"]["Flowers"]["test_images"]) == (9, 11)
     assert mine["rows"]["simclr"]["top1"] == result["rows"]["simclr"]["mine"]
     row = result["rows"]["simclr"]
-    assert row["mean"] == pytest.approx((row["Flowers"] + row["mine"]) / 2)
+    assert row["mean"] == pytest.approx((row["VOC2007"] + row["Flowers"] + row["mine"]) / 3)
+    several = result["sets"]["VOC2007"]
+    assert [several[k] for k in ("train_images", "test_images")] == [23, 15]
+    assert result["damaged"] == 2
+    assert several["ap"]["simclr"].keys() == {"rose", "sun"}
+    assert row["VOC2007"] == pytest.approx(np.mean(list(several["ap"]["simclr"].values())))
     shown = table("suite", result).splitlines()
     assert "Flowers" in shown[0]
-    assert shown[-1].startswith("1 of 12 sets and 1 other; left out: Food-101 (not found)")
-    for name in ("flowers102", "mine"):
+    assert shown[-2].startswith("2 of 12 sets and 1 other; left out: Food-101 (not found)")
+    assert shown[-1] == "not the recorded split: Flowers"
+    with pytest.raises(
+        ValueError, match=r"have several labels each\. Judge them with --protocol=t"
+    ):
+        evaluate(None, "robust", asked(data / "voc2007", "voc"), tmp_path / "out", encoder=folder)
+    for name in ("flowers102", "mine", "voc2007"):
         shutil.rmtree(data / name)
     with pytest.raises(ValueError, match="has none of the data sets food101, "):
         evaluate(None, "suite", asked(data), tmp_path / "out", encoder=folder)

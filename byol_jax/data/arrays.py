@@ -114,7 +114,7 @@ def _load(path: str) -> tuple[dict[str, np.ndarray], str]:
         zipfile.ZipFile(path) as entries,
     ):
         wanted = [name for name in file.files if name in _WANTED] or file.files[:10]
-        size = sum(_declared(entries, name) for name in wanted)
+        size = sum(declared_bytes(entries, name) for name in wanted)
         if size > half_of_memory():
             raise ValueError(
                 f"its arrays take {size / 2**30:,.1f} GiB, more than half of this machine's memory"
@@ -123,7 +123,7 @@ def _load(path: str) -> tuple[dict[str, np.ndarray], str]:
         return {name: file[name] for name in wanted}, digest_of(s.encode() for s in sorted(sums))
 
 
-def _declared(entries: zipfile.ZipFile, name: str) -> int:
+def declared_bytes(entries: zipfile.ZipFile, name: str) -> int:
     """Bytes of one array, after checking that its header and the file agree.
 
     NumPy allocates memory for whatever a header declares, before it reads.

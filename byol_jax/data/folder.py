@@ -55,7 +55,7 @@ def open_folder(root: str, split: str, how: Decoding, seed: int) -> Source:
         notes = [*notes, "there is no test part: a tenth is held out, by content"]
     number = {name: i for i, name in enumerate(classes)}
     labels = np.array([number.get(first_folder(f), -1) for f in files], np.int32)
-    paths, may = np.array(files, object), _may_be_read(listed.base, files)
+    paths, may = np.array(files, object), may_be_read(listed.base, files)
     found = Source(
         f"{shown(root)} {split}",
         len(files),
@@ -280,7 +280,7 @@ def _list(base: Path, *, deep: bool = True, most: int = 0) -> _Listed:
     return listed
 
 
-def _may_be_read(base: Path, files: list[str]) -> np.ndarray:
+def may_be_read(base: Path, files: list[str]) -> np.ndarray:
     """Whether each file is plain and not too large, bool [N].
 
     Reading a pipe would never end, and TensorFlow allocates as much memory as a file is large.

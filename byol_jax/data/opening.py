@@ -1,5 +1,5 @@
-"""Open a data set by name: scikit-learn's digits, a .npz file, a folder of images or clips, or any
-tfds data set.
+"""Open a data set by name: scikit-learn's digits, a .npz file, a folder of images or clips or of
+VOC's form, or any tfds data set.
 
 Opening digits, a .npz file or a folder does not import TensorFlow.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from byol_jax.data import arrays, clips, folder
+from byol_jax.data import arrays, clips, folder, voc
 from byol_jax.data.facts import FACTS
 from byol_jax.data.source import Clip, Decoding, Source, digest_of
 
@@ -29,9 +29,9 @@ def open_source(
     """Open a data set.
 
     Args:
-      name: "digits", "npz", "folder", "clips", or any tfds name.
-      data_dir: the .npz file, the folder of images or clips, or the folder of prepared tfds data;
-        unused for digits.
+      name: "digits", "npz", "folder", "voc", "clips", or any tfds name.
+      data_dir: the .npz file, the folder of images or clips or of VOC's form, or the folder of
+        prepared tfds data; unused for digits.
       split: "train", or "test" for evaluation.
       channels: 1 or 3, to which encoded images are decoded; arrays keep their own.
       seed: for choosing the tenth that is held out if the data have no test part.
@@ -88,4 +88,5 @@ _OPEN: dict[str, Callable[[str, str, Decoding, int], Source]] = {
     "digits": _open_digits,
     "npz": arrays.open_npz,
     "folder": folder.open_folder,
+    "voc": voc.open_voc,
 }

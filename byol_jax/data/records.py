@@ -243,7 +243,7 @@ def _builder(name: str, data_dir: str) -> Any:
     try:
         builder = tfds.builder(name, data_dir=where)
     except tfds.core.registered.DatasetNotFoundError as e:
-        ours = ["digits", "folder", "npz", "clips"]
+        ours = ["digits", "folder", "npz", "voc", "clips"]
         near = difflib.get_close_matches(name, [*ours, *tfds.list_builders()])
         hint = f"did you mean {' or '.join(near)}?" if near else "see tfds.list_builders()."
         raise ValueError(f"There is no data set {name!r}: {hint}") from e

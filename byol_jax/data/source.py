@@ -92,6 +92,9 @@ class Source:
     num_examples: N. channels: C of every image, 1 or 3.
     classes: how many, 0 without labels. class_names: their names.
     labels: int32 [N], -1 if unknown; None for streams, whose labels are in the records.
+    marks: of images with several labels each, which have no `labels` and 0 `classes`: int8 [N, K]
+      for the K classes of `class_names`: 1 it is there, 0 it is not, -1 only as difficult objects.
+    held: bool [N], the official validation part of the training images; None if there is none.
     images: uint8 [N, H, W, C], decoded, in memory.
     intact: bool [N], False for images that did not decode and files that must not be read (None:
     all are intact).
@@ -112,6 +115,8 @@ class Source:
     classes: int = 0
     class_names: tuple[str, ...] = ()
     labels: np.ndarray | None = None
+    marks: np.ndarray | None = None
+    held: np.ndarray | None = None
     images: np.ndarray | None = None
     intact: np.ndarray | None = None
     encoded: Any = None
@@ -203,6 +208,8 @@ class Source:
             self,
             num_examples=len(at),
             labels=pick(self.labels),
+            marks=pick(self.marks),
+            held=pick(self.held),
             images=pick(self.images),
             intact=pick(self.intact),
             encoded=encoded,

@@ -21,12 +21,14 @@ Outputs = Callable[[Tree, Any], Mapping[str, jax.Array]]
 class Extracted(NamedTuple):
     """Extracted features: outputs by name, each [N, ...] float32, and labels [N] int32.
 
-    damaged: the indices of examples that could not be read and are left out, int32.
+    damaged: the indices of examples that could not be read and are left out, int32. rows: the
+    indices of those that were read, int32 [N].
     """
 
     outputs: dict[str, np.ndarray]
     labels: np.ndarray
     damaged: np.ndarray
+    rows: np.ndarray = np.zeros(0, np.int32)
 
     @property
     def judged(self) -> int:
@@ -61,6 +63,7 @@ def extract(
     found: dict[str, list[np.ndarray]] = {}
     labels: list[np.ndarray] = []
     damaged: list[np.ndarray] = []
+    index: list[np.ndarray] = []
     for batch in batches:
         poll()
         placed = put_batch({k: np.asarray(v) for k, v in batch.items()}, mesh)
@@ -70,12 +73,14 @@ def extract(
         for name in out:
             found.setdefault(name, []).append(rows[name].astype(np.float32)[mask, 0])
         labels.append(rows["label"][mask])
+        index.append(rows["index"][mask])
         # Padding has index -1; any other masked row is an image that could not be read.
         damaged.append(rows["index"][~mask & (rows["index"] >= 0)])
     if not labels:
         raise ValueError("There are no images to extract features from.")
     joined = {name: np.concatenate(parts) for name, parts in found.items()}
-    return Extracted(joined, np.concatenate(labels), np.concatenate(damaged))
+    rest = (np.concatenate(parts) for parts in (labels, damaged, index))
+    return Extracted(joined, *rest)
 
 
 def topk_accuracy(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
@@ -100,10 +105,12 @@ def topk_accuracy(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, floa
 
 def pixels(batches: Iterable[Mapping[str, np.ndarray]]) -> Extracted:
     """The images themselves as features, flattened: a baseline for every encoder."""
-    rows, labels, damaged = [], [], []
+    rows, labels, damaged, good = [], [], [], []
     for batch in batches:
         index, mask = np.asarray(batch["index"]), np.asarray(batch["mask"]) > 0
         rows.append(np.asarray(batch["views"])[mask].reshape(mask.sum(), -1))
         labels.append(np.asarray(batch["label"])[mask])
         damaged.append(index[~mask & (index >= 0)])
-    return Extracted({"h": np.concatenate(rows)}, np.concatenate(labels), np.concatenate(damaged))
+        good.append(index[mask])
+    rest = (np.concatenate(parts) for parts in (labels, damaged, good))
+    return Extracted({"h": np.concatenate(rows)}, *rest)

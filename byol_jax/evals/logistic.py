@@ -91,7 +91,8 @@ def regression(
         theta = np.zeros((x.shape[1] + 1, classes), np.float32)
         if start is not None:
             theta = np.concatenate([start.kernel, start.bias[None]])
-        found, value, far, steps = _minimize(theta, *arrays, np.float32(penalty))
+        limits = np.float32(penalty), np.float32(TOLERANCE)
+        found, value, far, steps = minimize(theta, *arrays, *limits)
         theta = np.asarray(found)
         pulse.beat()
         return Fit(Linear(theta[:-1], theta[-1]), penalty, float(value), int(steps), not far)
@@ -229,10 +230,20 @@ def _direction(gradient: Array, moves: Array, turns: Array, steps: Array) -> Arr
 
 
 @jax.jit
-def _minimize(
-    start: Array, x_ND: Array, y_N: Array, weight_N: Array, penalty: Array
+def minimize(
+    start: Array, x_ND: Array, y_N: Array, weight_N: Array, penalty: Array, tolerance: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """(kernel and, as its last row, bias [D + 1, K], value, whether still far, steps)."""
+    """The optimum from a start, all in the shape of kernel and, as its last row, bias [D + 1, K].
+
+    Args:
+      start: where to begin.
+      x_ND, y_N, weight_N: features, labels and weights of the examples.
+      penalty: see the module.
+      tolerance: of the gradient's norm, as a share of the objective per example.
+
+    Returns:
+      (optimum, the objective's value there, whether the gradient is still too large, steps).
+    """
     examples = weight_N.sum()
     w_N1 = (weight_N / examples)[:, None]
     y_NK = jax.nn.one_hot(y_N, start.shape[1])
@@ -260,7 +271,7 @@ def _minimize(
         return _Carry(theta, value, gradient, moves, turns, carry.steps + 1)
 
     def far(carry: _Carry) -> Array:
-        near = jnp.linalg.norm(carry.gradient) <= TOLERANCE * jnp.maximum(carry.value, FLOOR)
+        near = jnp.linalg.norm(carry.gradient) <= tolerance * jnp.maximum(carry.value, FLOOR)
         return ~near
 
     def going(carry: _Carry) -> Array:

@@ -21,6 +21,7 @@ from byol_jax.evals.features import Extracted, NothingToJudge, extract, topk_acc
 from byol_jax.evals.knn import knn
 from byol_jax.evals.linear import Keep, Part
 from byol_jax.experiment.build import Experiment, open_data
+from byol_jax.experiment.cache import Cache, kept
 from byol_jax.experiment.views import build_views
 from byol_jax.faults import Damage
 from byol_jax.run_folder import RunEncoder, data_changes
@@ -50,8 +51,13 @@ def known(source: Source) -> Source:
     return source.take(np.flatnonzero(source.labels >= 0))
 
 
-def why_nothing(part: str, source: Source) -> str:
-    """Why no accuracy can be measured on a part ("training", "test"), or ""."""
+def why_nothing(part: str, source: Source, several: bool = False) -> str:
+    """Why nothing can be measured on a part ("training", "test"), or "".
+
+    several: whether images with several labels each can be judged.
+    """
+    if source.marks is not None:
+        return "" if several else f"the {part} images of {source.name} have several labels each"
     if source.labels is None and source.classes:
         return ""  # a stream: only reading tells
     if not source.labelled:
@@ -177,7 +183,7 @@ class EvalData:
     be read of each. keep: is given the classifier that linear or finetune trains on the encoder.
     show: is given what there is to draw: by retrieval the test images as extracted and the nearest
     [N, n] of each, by patches the images [N, S, S, C] in 0..1 and a list of `evals.patches.Seen`,
-    the trained encoder's last.
+    the trained encoder's last. cache: where pooled features are kept.
     """
 
     config: ConfigDict
@@ -189,6 +195,7 @@ class EvalData:
     damage: tuple[Damage, Damage]
     keep: Keep | None = None
     show: Show | None = None
+    cache: Cache | None = None
 
     def features(
         self,
@@ -205,7 +212,16 @@ class EvalData:
         """
 
         outputs = _jitted(encoder.apply, read)
-        found = extract(outputs, start, self.crops(source, change), self.mesh)
+
+        def make() -> Extracted:
+            return extract(outputs, start, self.crops(source, change), self.mesh)
+
+        if self.cache is None or change is not None or read is not _pooled:
+            found = make()
+        else:
+            size = eval_batch_size(self.config, self.mesh)
+            place = self.spec, size, encoder.dim, self.mesh
+            found = kept(self.cache, outputs, start, source, *place, make)
         self.damage_of(source).add(found.damaged)
         return found
 
@@ -236,6 +252,7 @@ _LABELS = {
     "folder": "Put the images into one folder per class, or evaluate",
     "clips": "Put the clips into one folder per class, or evaluate",
     "npz": "Add labels to the file (docs/data.md), or evaluate",
+    "voc": "Judge them with --protocol=transfer or suite, or evaluate",
 }
 
 
@@ -246,12 +263,13 @@ def _shaped(source: Source, channels: int) -> Source:
     return dataclasses.replace(source, images=np.repeat(source.images, 3, 3), channels=3)
 
 
-def open_eval_data(run: RunEncoder, labelled: bool = True) -> EvalData:
+def open_eval_data(run: RunEncoder, labelled: bool = True, several: bool = False) -> EvalData:
     """Open the training and test images that an encoder is judged on.
 
     Args:
       run: the encoder and the config.
       labelled: whether images without a label are left out, and there have to be others.
+      several: whether images may have several labels each.
 
     Raises:
       ValueError: the data have no labels, or cannot be opened.
@@ -261,7 +279,7 @@ def open_eval_data(run: RunEncoder, labelled: bool = True) -> EvalData:
         _shaped(open_data(config, split, run.encoder.channels), run.encoder.channels)
         for split in ("train", "test")
     )
-    why = why_nothing("training", train) or why_nothing("test", test)
+    why = why_nothing("training", train, several) or why_nothing("test", test, several)
     if why and labelled:
         remedy = _LABELS.get(config.data.name, "Evaluate")
         raise ValueError(

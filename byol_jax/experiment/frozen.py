@@ -49,11 +49,12 @@ def run_knn(run: RunEncoder, data: EvalData) -> dict[str, Any]:
     for prefix, start in candidates(run).items():
         a, b = (data.features(run.encoder, start, s) for s in (train, data.test))
         found = neighbours(run.config, a, b, data.train.classes)
-        result |= {prefix + k: v for k, v in found.items()} | _judged(a, b)
+        result |= {prefix + k: v for k, v in found.items()} | judged(a, b)
     return result
 
 
-def _judged(train: Extracted, test: Extracted) -> dict[str, int]:
+def judged(train: Extracted, test: Extracted) -> dict[str, int]:
+    """How many images of each part have been read and have a label."""
     return {"train_images": train.judged, "test_images": test.judged}
 
 
@@ -96,7 +97,7 @@ def run_fewshot(run: RunEncoder, data: EvalData) -> dict[str, Any]:
             draws=c.draws,
             c=c.fewshot_c,
         )
-        counts = _judged(a, b) | {"left_out": _left_out(a.labels, c.shots, data.train)}
+        counts = judged(a, b) | {"left_out": _left_out(a.labels, c.shots, data.train)}
     _say_left_out(counts["left_out"], rows[UNTRAINED])
     top1 = {"top1": rows[run.info.method]["all"], "untrained_top1": rows[UNTRAINED]["all"]}
     return counts | top1 | {"rows": rows}
@@ -144,32 +145,15 @@ def run_lowshot(run: RunEncoder, data: EvalData) -> dict[str, Any]:
         svm = found[SVM]
         chosen[name] = {k: svm.pop(k) for k in list(svm) if k.endswith("_c")}
         rows |= {f"{name}, {model}": row for model, row in found.items()}
-        counts = _judged(a, b)
+        counts = judged(a, b)
     most = max((k for k in svm if not k.endswith("_std")), key=int)
     own, other = (rows[f"{name}, {SVM}"][most] for name in (run.info.method, UNTRAINED))
     top1 = {"top1": own, "untrained_top1": other, "top1_shots": int(most)}
     return counts | top1 | {"svm_c": chosen, "rows": rows}
 
 
-def run_transfer(run: RunEncoder, data: EvalData) -> dict[str, Any]:
-    """Logistic regression on frozen features, its penalty chosen on a validation part."""
-    c = run.config.eval
-    train = limited(data.train, c.train_examples)
-    rows: dict[str, dict[str, float]] = {}
-    fits: dict[str, dict[str, float]] = {}
-    counts: dict[str, Any] = {}
-    for name, features in subjects(run, data):
-        log.say(f"transfer: {name}")
-        a = features(train)
-        chosen = _choose(run, data, a, "h")
-        b = features(data.test)  # read when the penalty is fixed
-        rows[name], fits[name] = judge(chosen.fit.linear, b), _told(chosen)
-        counts = _judged(a, b)
-    top1 = {"top1": rows[run.info.method]["top1"], "untrained_top1": rows[UNTRAINED]["top1"]}
-    return counts | top1 | {"fits": fits, "rows": rows}
-
-
-def _choose(run: RunEncoder, data: EvalData, train: Extracted, output: str) -> Chosen:
+def choose_penalty(run: RunEncoder, data: EvalData, train: Extracted, output: str) -> Chosen:
+    """`choose` with the config's values, of one output of the training features."""
     c = run.config.eval
     return choose(
         train.outputs[output],
@@ -181,16 +165,17 @@ def _choose(run: RunEncoder, data: EvalData, train: Extracted, output: str) -> C
     )
 
 
-def _told(chosen: Chosen) -> dict[str, float]:
+def told(chosen: Chosen, metric: str = "top1") -> dict[str, float]:
+    """What a result says of a choice."""
     return {
         "penalty": chosen.fit.penalty,
-        "validation_top1": chosen.accuracy,
+        f"validation_{metric}": chosen.accuracy,
         "unconverged": chosen.unconverged,
     }
 
 
 def run_robust(run: RunEncoder, data: EvalData) -> dict[str, Any]:
-    """`run_transfer`, and its classifiers on corrupted test images."""
+    """Logistic regression as for transfer, and its classifiers on corrupted test images."""
     c = run.config.eval
     train = limited(data.train, c.train_examples)
     rows: dict[str, dict[str, float]] = {}
@@ -199,7 +184,7 @@ def run_robust(run: RunEncoder, data: EvalData) -> dict[str, Any]:
     for name, features in subjects(run, data):
         log.say(f"robust: {name}")
         a = features(train)
-        linear = _choose(run, data, a, "h").fit.linear
+        linear = choose_penalty(run, data, a, "h").fit.linear
         b = features(data.test)
         every[name] = {}
         for corruption in CORRUPTIONS:
@@ -211,7 +196,7 @@ def run_robust(run: RunEncoder, data: EvalData) -> dict[str, Any]:
         means = {k: float(np.mean(v)) for k, v in every[name].items()}
         rows[name] = {"clean": judge(linear, b)["top1"], **means}
         rows[name]["mean"] = float(np.mean(list(means.values())))
-        counts = _judged(a, b)
+        counts = judged(a, b)
     top1 = {"top1": rows[run.info.method]["mean"], "untrained_top1": rows[UNTRAINED]["mean"]}
     strength = {k: list(v) for k, v in strengths(data.spec.size).items()}
     return counts | top1 | {"strengths": strength, "severities": every, "rows": rows}
@@ -222,7 +207,7 @@ def _corrupt(run: RunEncoder, name: str, severity: int) -> Change:
 
 
 def run_stages(run: RunEncoder, data: EvalData) -> dict[str, Any]:
-    """`run_transfer` on the feature maps of each stage of the encoder and of an untrained one."""
+    """As transfer, on the feature maps of each stage of the encoder and of an untrained one."""
     c = run.config.eval
     train = limited(data.train, c.train_examples)
 
@@ -237,13 +222,13 @@ def run_stages(run: RunEncoder, data: EvalData) -> dict[str, Any]:
         chosen = {}
         for stage in sorted(a.outputs, key=int):
             log.say(f"stages: {names[prefix]}, stage {stage}")
-            chosen[stage] = _choose(run, data, a, stage)
+            chosen[stage] = choose_penalty(run, data, a, stage)
         b = data.features(run.encoder, start, data.test, read)
         found = {stage: judge(x.fit.linear, b, stage) for stage, x in chosen.items()}
         rows[names[prefix]] = {stage: f["top1"] for stage, f in found.items()}
-        result |= _judged(a, b) | {
+        result |= judged(a, b) | {
             f"{prefix}top1": list(found.values())[-1]["top1"],
-            f"{prefix}fits": {stage: _told(x) for stage, x in chosen.items()},
+            f"{prefix}fits": {stage: told(x) for stage, x in chosen.items()},
             "numbers": {stage: a.outputs[stage].shape[-1] for stage in chosen},
         }
     return result | {"rows": rows}

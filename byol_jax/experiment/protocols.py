@@ -24,9 +24,9 @@ from byol_jax.experiment.frozen import (
     run_retrieval,
     run_robust,
     run_stages,
-    run_transfer,
 )
 from byol_jax.experiment.patches import run_patches
+from byol_jax.experiment.transfer import run_transfer
 from byol_jax.run_folder import RunEncoder
 
 
@@ -98,6 +98,9 @@ PROTOCOLS: dict[str, Callable[[RunEncoder, EvalData], dict[str, Any]]] = {
 UNLABELLED = ("patches",)
 """Protocols that need no labels."""
 
+SEVERAL = ("transfer",)
+"""Protocols that judge images with several labels too."""
+
 SUITE = "suite"
 NAMES = (*PROTOCOLS, *DENSE, SUITE)
 
@@ -131,7 +134,7 @@ _TRAINED = (
 _LABELS = ("eval.label_balance", *_TRAINED)
 _REGRESSION = ("eval.train_examples", "eval.penalties", "eval.validation")
 READS: dict[str, tuple[str, ...]] = {
-    "knn": ("eval.train_examples", "eval.knn_k", "eval.knn_temperature"),
+    "knn": ("eval.train_examples", "eval.knn_k", "eval.knn_temperature", "eval.cache"),
     "linear": ("eval.lrs", "eval.linear_norm", *_TRAINED),
     "finetune": (
         *("eval.finetune_lrs", "eval.finetune_epochs", "eval.finetune_from"),
@@ -139,19 +142,19 @@ READS: dict[str, tuple[str, ...]] = {
     ),
     "fewshot": (
         *("eval.train_examples", "eval.shots", "eval.draws", "eval.fewshot_c"),
-        "eval.pixels",
+        *("eval.pixels", "eval.cache"),
     ),
-    "transfer": (*_REGRESSION, "eval.pixels"),
+    "transfer": (*_REGRESSION, "eval.pixels", "eval.cache"),
     "stages": ("eval.stage_numbers", *_REGRESSION),
-    "retrieval": ("eval.pixels",),
+    "retrieval": ("eval.pixels", "eval.cache"),
     "lowshot": (
         *("eval.train_examples", "eval.lowshot_shots", "eval.lowshot_draws", "eval.svm_cs"),
-        *("eval.fewshot_c", "eval.validation", "eval.pixels"),
+        *("eval.fewshot_c", "eval.validation", "eval.pixels", "eval.cache"),
     ),
     "attributes": _REGRESSION,
-    "robust": (*_REGRESSION, "eval.pixels"),
+    "robust": (*_REGRESSION, "eval.pixels", "eval.cache"),
     "patches": ("eval.patches_images", "eval.patches_size", "eval.pixels"),
-    SUITE: (*_REGRESSION, "eval.pixels"),
+    SUITE: (*_REGRESSION, "eval.pixels", "eval.cache"),
     "segment": ("eval.void",),
     "depth": ("eval.depth_unit",),
 }
@@ -191,7 +194,7 @@ def check_reads(protocol: str, own: ConfigDict, asked: ConfigDict) -> None:
             )
 
 
-_PLACES = ("data.dir", "data.max_damaged", "eval.batch_size")
+_PLACES = ("data.dir", "data.max_damaged", "eval.batch_size", "eval.cache")
 """Of those, the keys that a result does not depend on."""
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from byol_jax import log
+from byol_jax.data.contents import look_at_split
 from byol_jax.data.facts import TRANSFER, TransferSet
 from byol_jax.data.source import counted, shown
+from byol_jax.data.voc import is_voc
+from byol_jax.experiment.cache import Cache
 from byol_jax.experiment.evaluation import EvalData, open_eval_data
-from byol_jax.experiment.frozen import UNTRAINED, run_transfer
+from byol_jax.experiment.frozen import UNTRAINED
+from byol_jax.experiment.transfer import run_transfer
 from byol_jax.faults import Damage
 from byol_jax.run_folder import RunEncoder
 
-OTHER = "top1"  # the figure of a set that is none of the twelve
+OTHER, SEVERAL = "top1", "map11"  # figures of sets of one label per image, and of several
 
 
 class Suite(NamedTuple):
@@ -35,11 +40,12 @@ class Suite(NamedTuple):
         return f"{len(self.sets.keys() & known)} of {len(TRANSFER)} sets{more}"
 
 
-def open_suite(run: RunEncoder) -> Suite:
-    """Open the sets that are in the folder `data.dir`.
+def open_suite(run: RunEncoder, cache: Cache | None = None) -> Suite:
+    """Open the sets that are in the folder `data.dir`; features are kept in `cache`.
 
     A set is a folder of class folders, DIR/NAME/train and DIR/NAME/test with NAME of `TRANSFER`, or
-    prepared by tfds, DIR/TFDS_NAME/VERSION. Any further folder with train/ and test/ is one more.
+    prepared by tfds, DIR/TFDS_NAME/VERSION, or, of images with several labels, a folder of VOC's
+    form, DIR/NAME/JPEGImages. Any further folder of these forms is one more.
 
     Raises:
       ValueError: the folder does not exist, has no set, or one that cannot be opened.
@@ -54,41 +60,45 @@ def open_suite(run: RunEncoder) -> Suite:
     missing: dict[str, str] = {}
     for name, facts in TRANSFER.items():
         place = _place(top, name, facts)
-        if facts.metric == "map11":
-            missing[facts.title] = "images with several labels are not read"
-        elif place is None:
+        if place is None:
             missing[facts.title] = "not found"
         else:
-            sets[facts.title] = _opened(run, *place)
+            sets[facts.title] = _opened(run, *place, cache)
             _compare(facts, sets[facts.title])
     for folder in sorted(p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        if folder.name not in TRANSFER and _has_parts(folder):
-            sets[shown(folder.name)] = _opened(run, "folder", str(folder))
+        form = "" if folder.name in TRANSFER else _form(folder)
+        if form:
+            sets[shown(folder.name)] = _opened(run, form, str(folder), cache)
     if not sets:
         raise ValueError(
             f"{shown(top)} has none of the data sets {', '.join(TRANSFER)}, and no other folder "
-            "with train/ and test/ in it; each set is a folder of that name."
+            "with train/ and test/ in it, or of VOC's form; each set is a folder of that name."
         )
     return Suite(sets, missing)
 
 
-def _has_parts(folder: Path) -> bool:
-    return all((folder / part).is_dir() for part in ("train", "test"))
+def _form(folder: Path) -> str:
+    """The data.name by which a folder is read: folder, voc, or "" if it is no data set."""
+    if is_voc(folder):
+        return "voc"
+    return "folder" if all((folder / part).is_dir() for part in ("train", "test")) else ""
 
 
 def _place(top: Path, name: str, facts: TransferSet) -> tuple[str, str] | None:
     """data.name and data.dir of a set; None if it is not there."""
-    if _has_parts(top / name):
-        return "folder", str(top / name)
+    form = _form(top / name)
+    if form and (form == "voc") == (facts.metric == SEVERAL):
+        return form, str(top / name)
     if facts.tfds and any((top / facts.tfds).glob("*/dataset_info.json")):
         return facts.tfds, str(top)
     return None
 
 
-def _opened(run: RunEncoder, name: str, folder: str) -> EvalData:
+def _opened(run: RunEncoder, name: str, folder: str, cache: Cache | None) -> EvalData:
     config = run.config.copy_and_resolve_references()
     config.data.name, config.data.dir, config.data.ids_file = name, folder, ""
-    return open_eval_data(run._replace(config=config, data={}))
+    data = open_eval_data(run._replace(config=config, data={}), several=True)
+    return dataclasses.replace(data, cache=cache)
 
 
 def _compare(facts: TransferSet, data: EvalData) -> None:
@@ -106,18 +116,32 @@ def run_suite(run: RunEncoder, suite: Suite) -> dict[str, Any]:
     metrics = {facts.title: facts.metric for facts in TRANSFER.values()}
     rows: dict[str, dict[str, float]] = {}
     details: dict[str, Any] = {}
+    recorded = {facts.title: facts.split for facts in TRANSFER.values()}
+    other_splits: list[str] = []
     for title, data in suite.sets.items():
         log.say(f"{title}:")
         found = run_transfer(run, data)
-        metric = metrics.get(title, OTHER)
-        for subject, figures in found["rows"].items():
-            rows.setdefault(subject, {})[title] = figures[metric]
-        details[title] = {"metric": metric, **found}
+        split = look_at_split(data.train, data.test)  # when the penalty is fixed
+        expected = recorded.get(title, "")
+        if split.sha256 and expected not in ("", split.sha256):
+            other_splits.append(title)
+            log.say(f"WARNING: {title} is divided otherwise than the recorded split, or has others")
+        if split.warning():
+            log.say(f"WARNING: {title}: {split.warning()}")
+        metric = metrics.get(title, OTHER if data.train.marks is None else SEVERAL)
+        figures = {subject: row[metric] for subject, row in found["rows"].items()}
+        log.say(f"{title}: " + ", ".join(f"{name} {x:.1f}" for name, x in figures.items()))
+        for subject, figure in figures.items():
+            rows.setdefault(subject, {})[title] = figure
+        pairs = [list(pair) for pair in split.named]
+        about = split._asdict() | {"named": pairs, "recorded": expected}
+        details[title] = {"metric": metric, "split": about, **found}
     for row in rows.values():
         row["mean"] = sum(row.values()) / len(row)
     return {
         "summary": suite.summary(),
         "missing": suite.missing,
+        "other_splits": other_splits,
         "mean": rows[run.info.method]["mean"],
         "untrained_mean": rows[UNTRAINED]["mean"],
         "rows": rows,

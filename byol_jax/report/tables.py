@@ -30,6 +30,7 @@ TITLES = {
 }
 COLUMNS = {
     **{"top1": "top-1", "top5": "top-5", "per_class": "mean per class", "map": "mAP"},
+    "map11": "11-point mAP",
     **{"miou": "mIoU", "pixels": "right pixels", "classes": "mean of the classes"},
     **{f"delta{i}": f"within 1.25^{i}" for i in (1, 2, 3)},
     **{"ap50": "AP50", "ap75": "AP75", "ap": "AP"},
@@ -211,6 +212,8 @@ def _remark(protocol: str, record: Record) -> str:
     text = ", ".join(parts) + "."
     if isinstance(result.get("step"), int) and result["step"] != record.step:
         text += f" The run has gone on to step {record.step:,} since."
+    if isinstance(result.get("other_splits"), list) and result["other_splits"]:
+        text += f" Not the recorded split: {', '.join(map(str, result['other_splits']))}."
     if result.get("data") != c.get("data.name") and c:
         text += f" The run was trained on {c.get('data.name')}."
     imagenet = result.get("data") == c.get("data.name") == "imagenet2012"

@@ -117,7 +117,7 @@ def test_what_cannot_be_read(tmp_path):
     [
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "declares a document type"),
         ("<annotation><object>", "no XML"),
-        ("<annotation><object><name>dog</name></object></annotation>", "lacks its name or its bnd"),
+        ("<annotation><object><name>dog</name></object></annotation>", "lacks its bndbox"),
         (OBJECT.format(name="dog", box=(1, 1, "nan", 4), hard=0), "expected four numbers"),
         (OBJECT.format(name="dog", box=(1, 1, "x", 4), hard=0), "expected four numbers"),
     ],

@@ -166,9 +166,11 @@ def test_vocs_form_is_read_from_annotations_and_from_lists(tmp_path):
         open_source("voc", str(tmp_path), "train")
     with pytest.raises(ValueError, match=r"is not a folder of VOC's form; expected data\.dir"):
         open_source("voc", str(main), "train")
-    for text in ("<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", "<a><object/></a>"):
-        with pytest.raises(ValueError, match=r"document type|no name"):
-            read_objects(text.encode())
+    typed = "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"
+    for text, why in ((typed, "document type"), ("<a><object/></a>", "no name"), ("<a>", "no XML")):
+        for encoding in ("utf-8", "utf-16"):
+            with pytest.raises(ValueError, match=why):
+                read_objects(text.encode(encoding))
 
 
 def test_the_validation_part_is_the_official_one_or_a_share():

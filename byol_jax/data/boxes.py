@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,9 +23,9 @@ from byol_jax import pulse
 from byol_jax.data import formats
 from byol_jax.data.order import generator
 from byol_jax.data.source import MAX_BYTES, counted, shown
+from byol_jax.data.voc import MOST_XML, read_objects
 from byol_jax.untrusted import read_bytes
 
-MAX_ANNOTATION = 2**22  # bytes
 _LISTS = "ImageSets/Main"
 _SPLIT = 1  # what the numbers of the generator are for
 
@@ -202,7 +201,7 @@ def _annotated(form: _Form, folder: Path, names: list[str]) -> list[tuple[Path, 
 
     def one(name: str) -> tuple[Path, list[_Object]]:
         try:
-            return images[name], form.read(read_bytes(notes[name], MAX_ANNOTATION))
+            return images[name], form.read(read_bytes(notes[name], MOST_XML))
         except (OSError, ValueError) as e:
             why = getattr(e, "strerror", None) or str(e)
             raise ValueError(f"{shown(notes[name])} cannot be read: {why}.") from e
@@ -220,21 +219,12 @@ def _voc(data: bytes) -> list[_Object]:
     Raises:
       ValueError: it is no such XML; a phrase.
     """
-    if b"<!" in data.replace(b"<!--", b""):  # entities that grow, or name other files
-        raise ValueError("it declares a document type, which annotations do not need")
-    try:
-        root = ET.fromstring(data)
-    except (ET.ParseError, ValueError, LookupError) as e:
-        raise ValueError(f"no XML ({e})") from e
     found = []
-    for thing in root.iter("object"):
-        name = (thing.findtext("name") or "").strip()
-        sides = ("xmin", "ymin", "xmax", "ymax")
-        stored = [thing.findtext(f"bndbox/{side}") for side in sides]
-        if not name or None in stored:
-            raise ValueError("an object lacks its name or its bndbox with xmin, ymin, xmax, ymax")
-        difficult = (thing.findtext("difficult") or "0").strip() == "1"
-        found.append(_Object(name, _corners([str(s) for s in stored]), difficult))
+    for o in read_objects(data):
+        corners = [side for side in o.corners if side is not None]
+        if len(corners) < 4:
+            raise ValueError("an object lacks its bndbox with xmin, ymin, xmax, ymax")
+        found.append(_Object(o.name, _corners(corners), o.difficult))
     return found
 
 

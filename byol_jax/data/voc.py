@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-from xml.parsers import expat
+from typing import NamedTuple, NoReturn
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -120,10 +120,10 @@ def _part(top: Path, split: str) -> dict[str, _Found]:
     return found
 
 
-def _whether_difficult(objects: Iterable[tuple[str, bool]]) -> _Found:
+def _whether_difficult(objects: Iterable[VocObject]) -> _Found:
     found: dict[str, int] = {}
-    for name, difficult in objects:
-        found[name] = 1 if not difficult else found.get(name, -1)
+    for o in objects:
+        found[o.name] = 1 if not o.difficult else found.get(o.name, -1)
     return found
 
 
@@ -188,37 +188,41 @@ def _files(folder: Path, images: Iterable[str]) -> list[str]:
     return [by_name.get(name, f"{name}.jpg") for name in images]
 
 
-def read_objects(text: bytes) -> list[tuple[str, bool]]:
-    """The objects of an annotation: the name of each, and whether it is difficult.
+class VocObject(NamedTuple):
+    """An object of an annotation: its name, whether it is difficult, and its corners as stored.
 
-    Raises:
-      ValueError: it declares a document type (and with it might declare entities), or has an object
-        without a name. ExpatError: it is no XML.
+    corners: xmin, ymin, xmax, ymax; None where one is missing.
     """
-    place: list[str] = []
-    objects: list[dict[str, str]] = []
 
-    def start(name: str, _: Any) -> None:
-        place.append(name)
-        if place[1:] == ["object"]:
-            objects.append({})
+    name: str
+    difficult: bool
+    corners: tuple[str | None, ...]
 
-    def end(_: str) -> None:
-        place.pop()
 
-    def data(text: str) -> None:
-        if place[1:2] == ["object"] and len(place) == 3:
-            objects[-1][place[2]] = objects[-1].get(place[2], "") + text
+class _Plain(ElementTree.TreeBuilder):
+    """Refuses document types, with which come entities that grow, or name other files."""
 
-    def refuse(*_: Any) -> None:
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
         raise ValueError("it declares a document type")
 
-    parser = expat.ParserCreate()
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = data, refuse
-    parser.Parse(text, True)
-    names = [o.get("name", "").strip() for o in objects]
-    if not all(names):
-        raise ValueError("an object has no name")
-    difficult = [o.get("difficult", "").strip() == "1" for o in objects]
-    return list(zip(names, difficult, strict=True))
+
+def read_objects(data: bytes) -> list[VocObject]:
+    """The objects of an annotation.
+
+    Raises:
+      ValueError: it declares a document type (and with it might declare entities), is no XML, or
+        has an object without a name; a phrase.
+    """
+    try:
+        root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_Plain()))
+    except (ElementTree.ParseError, ValueError, LookupError) as e:
+        raise ValueError(f"no XML as expected: {e}") from e
+    found = []
+    for thing in root.iter("object"):
+        name, difficult = ((thing.findtext(of) or "").strip() for of in ("name", "difficult"))
+        if not name:
+            raise ValueError("an object has no name")
+        sides = ("xmin", "ymin", "xmax", "ymax")
+        corners = tuple(thing.findtext(f"bndbox/{side}") for side in sides)
+        found.append(VocObject(name, difficult == "1", corners))
+    return found

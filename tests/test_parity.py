@@ -21,7 +21,8 @@ from byol_jax.convert.timm import TORCHVISION, save_timm
 from byol_jax.models import make_encoder
 
 MEAN, STD = (0.41, 0.47, 0.52), (0.21, 0.28, 0.33)
-NAMES = (*TORCHVISION, "resnet200")
+# Of either kind of block, and the deepest; in between only the number of blocks is another one.
+NAMES = ("resnet18", "resnet50", "resnet200")
 DRAWS = ("kaiming_normal_", "kaiming_uniform_", "uniform_", "normal_", "trunc_normal_")
 
 

@@ -152,7 +152,7 @@ def test_batches_resume_anywhere(sources, kind, monkeypatch):
         assert index.max() < source.num_examples
     # In the middle of an epoch, on both sides of its end, and from the second one into the third.
     resumed = ((1, 0), (steps - 1, 2), (steps, 2), (steps + 2, 2), (2 * steps - 1, 1))
-    for done, threads in resumed:
+    for done, threads in resumed if kind == "stream" else resumed[1::3]:
         again = train_batches(source, recipe, position=4 * done, threads=threads, **run)
         for batch in whole[done : done + 3]:
             equal(next(again), batch)

@@ -11,7 +11,6 @@ facebookresearch/detectron2:detectron2/modeling/backbone/resnet.py for names, bl
 from __future__ import annotations
 
 import dataclasses
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from byol_jax.convert.info import EncoderInfo, build_encoder
 from byol_jax.convert.timm import TORCHVISION, to_state_dict
 from byol_jax.core import Tree
 from byol_jax.manifest import file_sha256
+from byol_jax.writing import to_json
 
 FORMAT, VERSION = "byol_jax weights for detectron2", 1
 WEIGHTS_FILE, SETTINGS_FILE = "model.pkl", "detectron2.yaml"
@@ -111,7 +111,7 @@ def save_detectron2(out: Path, params: Tree, stats: Tree, info: EncoderInfo) -> 
             "info": dataclasses.asdict(info),
             "sha256": file_sha256(weights),
         }
-        (folder / INFO_FILE).write_text(json.dumps(described, indent=2) + "\n")
+        (folder / INFO_FILE).write_text(to_json(described, 2) + "\n")
         (folder / SETTINGS_FILE).write_text(settings(info))
         (folder / CARD_FILE).write_text(detectron2_card(info, encoder.dim))
 

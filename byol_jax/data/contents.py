@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from byol_jax import pulse
 from byol_jax.data.formats import MAX_PIXELS
 from byol_jax.data.source import MAX_BYTES, Source, counted, shown
 from byol_jax.untrusted import read_bytes
+from byol_jax.writing import to_json
 
 UNREADABLE = "-"
 """In place of the digest of an image that cannot be read."""
@@ -38,7 +38,7 @@ def content_of(source: Source) -> str:
         return ""
     found = hashlib.sha256()
     how = [source.num_examples, *source.decoding]
-    found.update(json.dumps([how, [s.records for s in source.shards]]).encode() + b"\n")
+    found.update(to_json([how, [s.records for s in source.shards]]).encode() + b"\n")
     if source.images is not None:
         found.update(str(source.images.shape).encode())
         found.update(np.ascontiguousarray(source.images).data.cast("B"))

@@ -20,7 +20,7 @@ from byol_jax.detect.model import Network, libraries, set_training
 from byol_jax.evals.detection import Found
 from byol_jax.faults import TrainingError
 from byol_jax.untrusted import one_error, parse_json, read_bytes
-from byol_jax.writing import write_bytes
+from byol_jax.writing import to_json, write_bytes
 
 _FLIPS, _TORCH = 11, 12  # what numbers of the generator are for
 WARM_FROM = 1e-3  # of the learning rate, at the first step
@@ -214,7 +214,7 @@ def _save(
     }
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()} | momentum
     host = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_bytes(place, save(host, metadata={"progress": json.dumps(progress)}))
+    write_bytes(place, save(host, metadata={"progress": to_json(progress)}))
 
 
 def _restored(
@@ -231,7 +231,7 @@ def _restored(
             progress = parse_json(file.metadata()["progress"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         theirs = progress["settings"]
-    different = [k for k in settings if json.loads(json.dumps(settings[k])) != theirs.get(k)]
+    different = [k for k in settings if json.loads(to_json(settings[k])) != theirs.get(k)]
     if different:
         shown = "; ".join(f"{k} is {settings[k]!r}, was {theirs.get(k)!r}" for k in different)
         raise ValueError(

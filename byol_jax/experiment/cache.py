@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import os
 import platform
 import secrets
@@ -36,6 +35,7 @@ from byol_jax.evals.features import Extracted
 from byol_jax.mesh import batch_sharding
 from byol_jax.untrusted import one_error
 from byol_jax.views.spec import EvalSpec
+from byol_jax.writing import to_json
 
 ABANDONED = 3600  # seconds after which the file of a process that was killed is removed
 _LIBRARIES = ("byol_jax", "jax", "jaxlib", "numpy", "pillow", "tensorflow", "tensorflow-cpu")
@@ -125,7 +125,7 @@ def _name(
         "code": _code(),
         "libraries": _versions(),
     }
-    found.update(json.dumps(rest, sort_keys=True).encode())
+    found.update(to_json(rest, sort_keys=True).encode())
     return found.hexdigest()
 
 

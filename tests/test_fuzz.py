@@ -1,9 +1,9 @@
 """A short fuzz run: the same cases every time. `tests/faults/fuzz.py` runs as long as wanted."""
 
-import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 
 FUZZ = Path(__file__).parent / "faults" / "fuzz.py"
@@ -30,12 +30,7 @@ def test_damaged_input_gives_a_clear_error(target):
     segmentation fault (a record of 2^60 bytes), a ZeroDivisionError (accumulate=0), errors of
     Orbax's and safetensors' own.
     """
-    done = subprocess.run(
-        [sys.executable, str(FUZZ), "--target", target, "--cases", str(CASES[target])],
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    done = fork_server.run(FUZZ, "--target", target, "--cases", CASES[target], timeout=500)
     assert "FAILURE" not in done.stdout.split("| --- |")[-1], done.stdout
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"| {target} | {CASES[target]:,} |" in done.stdout

@@ -10,12 +10,13 @@ line); FAILURE (any other exception, a wrong result, a crash, the memory or the 
 
 import argparse
 import collections
+import ctypes
 import json
 import os
 import resource
 import select
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 MEMORY = 2 * 2**30
+_ARENA_MAX = -8  # of mallopt
 CASES_A_WORKER = 400  # then a fresh one: what a library keeps would count as the case's memory
 
 
@@ -47,6 +49,8 @@ def verdict(error: BaseException | None) -> tuple[str, str]:
 def work(target: str, seed: int, folder: Path) -> None:
     """The worker: case numbers come in by line, verdicts go out by line."""
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"}
+    # Two arenas: each thread's own would reserve 64 MB of the limit.
+    ctypes.CDLL(None).mallopt(_ARENA_MAX, 2)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no verdict
     from targets import TARGETS, run_case
@@ -57,7 +61,7 @@ def work(target: str, seed: int, folder: Path) -> None:
     limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     print("ready", file=out, flush=True)
-    for line in sys.stdin:
+    for line in os.fdopen(0):
         count, error = 1, None
         try:
             count = run_case(target, shared, folder, seed, int(line))
@@ -67,25 +71,52 @@ def work(target: str, seed: int, folder: Path) -> None:
 
 
 class Worker:
-    """A worker process, and the files it works on."""
+    """A worker process, and the files it works on.
+
+    It is forked from this process, which may have imported what cases need, and then saves it that.
+    """
 
     def __init__(self, target: str, seed: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"fuzz_{target}_"))
-        command = [sys.executable, __file__, "--work", str(self.folder / "w"), "--target", target]
-        self.process = subprocess.Popen(
-            [*command, "--seed", str(seed)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(self.folder / "stderr").open("w"),
-            env=os.environ | {"MALLOC_ARENA_MAX": "2"},
-        )
+        (taken, self._to), (found, given) = os.pipe(), os.pipe()
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if not self.pid:
+            try:
+                said = os.open(self.folder / "stderr", os.O_WRONLY | os.O_CREAT)
+                for file, number in ((taken, 0), (given, 1), (said, 2)):
+                    os.dup2(file, number)
+                for file in (taken, given, said, self._to, found):
+                    os.close(file)
+                work(target, seed, self.folder / "w")
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        os.close(taken)
+        os.close(given)
+        self._found = os.fdopen(found, "rb")
+        self.code: int | None = None
         self.used = 0
         if self._line(300) != "ready":
             raise RuntimeError(f"no worker for {target}: {self._said()}")
 
+    def ended(self, *, wait: bool = False) -> bool:
+        """Whether the process has ended, or, when that has been waited for, that it has."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+        return self.code is not None
+
+    def _kill(self) -> None:
+        if not self.ended():
+            os.kill(self.pid, signal.SIGKILL)
+            self.ended(wait=True)
+
     def _line(self, limit: float) -> str | None:
-        ready, _, _ = select.select([self.process.stdout], [], [], limit)
-        return self.process.stdout.readline().decode().strip() if ready else None
+        ready, _, _ = select.select([self._found], [], [], limit)
+        return self._found.readline().decode().strip() if ready else None
 
     def _said(self) -> str:
         return (self.folder / "stderr").read_text(errors="replace").strip()[-300:]
@@ -93,20 +124,21 @@ class Worker:
     def case(self, number: int, limit: float) -> tuple[str, str, int]:
         """The verdict on one case; a process that is gone or slow is one."""
         self.used += 1
-        self.process.stdin.write(f"{number}\n".encode())
-        self.process.stdin.flush()
+        os.write(self._to, f"{number}\n".encode())
         line = self._line(limit)
         if line:
             return tuple(json.loads(line))
         if line is None:
-            self.process.kill()
+            self._kill()
             return "FAILURE", f"more than {limit:g} s", 1
-        return "FAILURE", f"the process ended with {self.process.wait()}: {self._said()}", 1
+        self.ended(wait=True)
+        return "FAILURE", f"the process ended with {self.code}: {self._said()}", 1
 
     def close(self) -> None:
         """End the process and remove its files."""
-        self.process.kill()
-        self.process.wait()
+        self._kill()
+        os.close(self._to)
+        self._found.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -115,7 +147,7 @@ def fuzz(target: str, seed: int, seconds: float, cases: int, limit: float) -> di
     worker, seen, inputs, number = Worker(target, seed), collections.Counter(), 0, 0
     failures, errors, start = [], collections.Counter(), time.monotonic()
     while number < cases and time.monotonic() - start < seconds:
-        if worker.process.poll() is not None or worker.used >= CASES_A_WORKER:
+        if worker.ended() or worker.used >= CASES_A_WORKER:
             worker.close()
             worker = Worker(target, seed)
         kind, text, count = worker.case(number, limit)
@@ -162,11 +194,7 @@ def main() -> int:
     parser.add_argument("--target", default="all")
     parser.add_argument("--case", type=int, default=-1, help="run this one alone, here")
     parser.add_argument("--json", default="", help="write the outcome to this file")
-    parser.add_argument("--work", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.work:
-        work(args.target, args.seed, Path(args.work))
-        return 0
     if args.case >= 0:
         again(args.target, args.seed, args.case)
         return 0

@@ -7,7 +7,9 @@
 The argument is the method. All have the same encoder, views (instance discrimination and pretext
 tasks take one) and 300,000 images, which is six epochs: SGD, small heads, mild colours, fast
 targets and short queues for an encoder that sees few images. Of these recipes only BYOL's, at batch
-64, has been run whole; those of SimCLR and of pretext tasks (but exemplars) for one or two epochs.
+64, has been run whole; those of the other methods that compare views for two epochs, where Barlow
+Twins, SimSiam, SwAV, siamese and NPID are not above an untrained encoder by kNN; pretext tasks (but
+exemplars) for one.
 Hardware, time and accuracy: docs/results.md.
 """
 

@@ -77,8 +77,9 @@ def pytest_collection_finish():
 
 # The files that take longest begin, so that the workers end at about the same time.
 LONGEST = (
-    *("processes", "resume", "end_to_end", "pipeline", "preflight", "feed", "models", "timm"),
-    *("damaged", "rollback", "tpu_vm", "fsdp", "bench", "views_device", "fuzz", "byol"),
+    *("processes", "resume", "end_to_end", "contract", "results", "parity", "pipeline"),
+    *("preflight", "feed", "models", "damaged", "rollback", "tpu_vm", "fsdp", "bench"),
+    *("experiment", "fuzz", "half_precision", "timm", "views_device"),
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -231,7 +230,7 @@ def _restored(
             progress = parse_json(file.metadata()["progress"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         theirs = progress["settings"]
-    different = [k for k in settings if json.loads(to_json(settings[k])) != theirs.get(k)]
+    different = [k for k in settings if to_json(settings[k]) != to_json(theirs.get(k))]
     if different:
         shown = "; ".join(f"{k} is {settings[k]!r}, was {theirs.get(k)!r}" for k in different)
         raise ValueError(

@@ -187,7 +187,8 @@ KEYS = {
     "eval.antialias": Key(True),
     # Training images at most, for knn, fewshot, transfer, stages and lowshot; 0: all.
     "eval.train_examples": _count(0, low=0),
-    # fewshot, lowshot, transfer, retrieval: judge raw pixels of images up to 64 px as well.
+    # Judge raw pixels as well, up to 64 px (fewshot, lowshot, transfer, suite, robust, retrieval)
+    # or of any size (patches).
     "eval.pixels": Key(True),
     # GiB of features that are kept in the run folder, for all protocols that judge frozen pooled
     # features: the same encoder and images are then read once. 0.0: none.

@@ -3,6 +3,7 @@
 import re
 
 import jax
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -15,13 +16,13 @@ from torch_resnet import (
     trained_like,
 )
 
-from byol_jax.convert.info import EncoderInfo
+from byol_jax.convert.info import EncoderInfo, expected_shapes
 from byol_jax.convert.load import LoadedEncoder
-from byol_jax.convert.timm import TORCHVISION, save_timm
+from byol_jax.convert.timm import TORCHVISION, save_timm, to_state_dict
 from byol_jax.models import make_encoder
 
 MEAN, STD = (0.41, 0.47, 0.52), (0.21, 0.28, 0.33)
-# Of either kind of block, and the deepest; in between only the number of blocks is another one.
+# Of either kind of block, and the deepest. The others differ in the number of blocks alone.
 NAMES = ("resnet18", "resnet50", "resnet200")
 DRAWS = ("kaiming_normal_", "kaiming_uniform_", "uniform_", "normal_", "trunc_normal_")
 
@@ -102,6 +103,20 @@ def test_torchvision(export):
     found = errors(ours, model)
     print(f"parity {name} torchvision {peers.torchvision.__version__}: {found}")
     assert max(found) < 1e-4
+
+
+@pytest.mark.parametrize("name", sorted({*TORCHVISION} - {*NAMES}))
+def test_the_other_depths_have_their_keys(name, monkeypatch):
+    """Fails if a block is missing, or has another name or shape than torchvision's and timm's."""
+    monkeypatch.setattr("byol_jax.convert.timm.check_arrays", lambda *_: None)  # a second tracing
+    shapes = expected_shapes(make_encoder(name))
+    arrays = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), shapes)
+    found = {key: array.shape for key, array in to_state_dict(*arrays, {"name": name}).items()}
+    with torch.device("meta"):
+        theirs = getattr(peers.torchvision.models, name)(), peers.timm.create_model(name)
+    for model in theirs:
+        state = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+        assert found == {k: shape for k, shape in state.items() if not k.startswith("fc.")}
 
 
 @pytest.mark.parametrize("export", ["resnet18"], indirect=True)

@@ -105,7 +105,7 @@ def test_train_from_a_thread_goes_on_and_leaves_the_process_as_it_was(run, image
     assert not jax.config.values["jax_enable_x64"]
 
 
-@pytest.mark.parametrize("protocol", ["knn", "finetune", "fewshot", "retrieval"])
+@pytest.mark.parametrize("protocol", ["knn", "linear", "finetune", "fewshot", "retrieval"])
 def test_unreadable_images_are_counted_named_and_not_reported_as_judged(run, protocol, capsys):
     """Fails if a protocol reports the 10 test images there are instead of the 8 it judged."""
     result = evaluate(run, protocol)

@@ -16,7 +16,6 @@ def model_card(info: EncoderInfo, dim: int, in_torchvision: bool) -> str:
       in_torchvision: whether torchvision has the network too.
     """
     name = info.encoder["name"]
-    mean, std = (", ".join(f"{v:g}" for v in values) for values in (info.mean, info.std))
     sides = {"size": info.image_size, "resize": info.shorter_side}
     if in_torchvision:
         statistics = {"mean": list(info.mean), "std": list(info.std)}
@@ -26,13 +25,9 @@ def model_card(info: EncoderInfo, dim: int, in_torchvision: bool) -> str:
     return _CARD.format(
         name=name,
         dim=dim,
+        facts=_facts(info),
         torchvision=torchvision,
-        method=info.method or "not recorded",
-        source=info.source or "not recorded",
-        step=info.step,
         evaluated=_SAME if info.antialias else _OTHER,
-        mean=mean,
-        std=std,
         **sides,
     )
 
@@ -44,10 +39,13 @@ def detectron2_card(info: EncoderInfo, dim: int) -> str:
       info: the encoder's description.
       dim: number of features D.
     """
+    return _DETECTRON2.format(name=info.encoder["name"], dim=dim, facts=_facts(info))
+
+
+def _facts(info: EncoderInfo) -> str:
+    """How the encoder was trained, and on what, as a table."""
     mean, std = (", ".join(f"{v:g}" for v in values) for values in (info.mean, info.std))
-    return _DETECTRON2.format(
-        name=info.encoder["name"],
-        dim=dim,
+    return _FACTS.format(
         method=info.method or "not recorded",
         source=info.source or "not recorded",
         step=info.step,
@@ -63,6 +61,16 @@ _OTHER = (
     "accuracies are of slightly other features; the difference grows as images shrink."
 )
 
+_FACTS = """| | |
+| --- | --- |
+| method | {method} |
+| data | {source} |
+| optimizer steps | {step} |
+| image size | {size} px |
+| mean | {mean} |
+| std | {std} |
+"""
+
 _CARD = """---
 library_name: timm
 license: apache-2.0
@@ -77,15 +85,7 @@ tags:
 An image encoder ({name}, {dim} features, no classifier) trained with byol_jax. Inference in float32
 gives the features of the JAX encoder up to rounding.
 
-| | |
-| --- | --- |
-| method | {method} |
-| data | {source} |
-| optimizer steps | {step} |
-| image size | {size} px |
-| mean | {mean} |
-| std | {std} |
-
+{facts}
 Images are RGB. The shorter side is resized to {resize} px (bicubic, antialiased, as Pillow does),
 the central {size} x {size} px are cut out, and pixels in 0..1 are normalised as
 (image - mean) / std with the values above; they are this run's own, not always ImageNet's.
@@ -149,15 +149,7 @@ tags:
 The weights of an image encoder ({name}, {dim} features, no classifier) trained with byol_jax, under
 the names that detectron2 gives its ResNet backbone.
 
-| | |
-| --- | --- |
-| method | {method} |
-| data | {source} |
-| optimizer steps | {step} |
-| image size | {size} px |
-| mean | {mean} |
-| std | {std} |
-
+{facts}
 `model.pkl` is a pickle (`model`, `__author__`, `matching_heuristics`), as detectron2's own weights
 are. Its networks need the settings of `detectron2.yaml`: the images are RGB, normalised with this
 run's mean and std (times 255), and the stride of a block is in its 3x3 convolution:

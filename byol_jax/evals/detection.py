@@ -19,6 +19,7 @@ import numpy as np
 
 from byol_jax.data.boxes import Boxes
 from byol_jax.evals.features import NothingToJudge
+from byol_jax.evals.multilabel import eleven_points
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """COCO's overlaps: 0.5, 0.55, ..., 0.95."""
@@ -142,11 +143,7 @@ def _coco_area(ranked: _Ranked) -> float:
 
 
 def _voc_area(ranked: _Ranked) -> float:
-    """The largest precision at a recall of at least 0, 0.1, ..., 1: the mean of eleven."""
-    hits, precision = _curve(ranked)
-    # NOTE: in whole numbers. Of floats, 3 of 10 is less than 0.1 * 3 and loses a term.
-    reached = (precision[10 * hits >= i * ranked.true] for i in range(11))
-    return float(np.mean([p.max(initial=0) for p in reached]))
+    return eleven_points(*_curve(ranked), ranked.true)
 
 
 def average_precision(

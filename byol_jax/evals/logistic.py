@@ -100,6 +100,13 @@ def regression(
     return fit
 
 
+def held_out(rows: int, share: float, seed: int) -> np.ndarray:
+    """A random share of the rows, bool [rows]: the validation part."""
+    held = np.zeros(rows, bool)
+    held[np.random.RandomState(seed).permutation(rows)[: round(share * rows)]] = True
+    return held
+
+
 def choose(
     h: np.ndarray,
     y: np.ndarray,
@@ -127,8 +134,7 @@ def choose(
     Reference: Kornblith et al. 2019; Grill et al. 2020.
     """
     known = np.flatnonzero(y >= 0)
-    held = np.zeros(len(known), bool)
-    held[np.random.RandomState(seed).permutation(len(known))[: round(validation * len(known))]] = 1
+    held = held_out(len(known), validation, seed)
     if not 0 < held.sum() < len(known):
         raise NothingToJudge(
             f"{len(known)} training images have a label that is known and can be read, too few to "

@@ -32,6 +32,19 @@ _each = jax.jit(jax.vmap(minimize, in_axes=(0, None, 1, 1, None, None)))
 TOLERANCE = 1e-5
 
 
+def eleven_points(hits: np.ndarray, precision: np.ndarray, positives: int) -> float:
+    """The mean of the best precisions at a recall of at least 0, 0.1, ... 1; 0 to 1.
+
+    Args:
+      hits: how many positives are found down to each rank, [R], rising.
+      precision: there, [R].
+      positives: how many there are, above 0.
+    """
+    # In whole numbers. Of floats, 3 / 10 is less than 3 * 0.1 and would lose a term.
+    reached = [RECALLS * hits >= r * positives for r in range(RECALLS + 1)]
+    return float(np.mean([precision[r].max(initial=0) for r in reached]))
+
+
 def ap11(scores: np.ndarray, marks: np.ndarray) -> float:
     """11-point average precision in percent, as VOC2007 defines it.
 
@@ -54,10 +67,7 @@ def ap11(scores: np.ndarray, marks: np.ndarray) -> float:
         return float("nan")
     last = np.append(values[1:] != values[:-1], True)  # of those with the same score
     right, found = np.cumsum(positive)[last], np.flatnonzero(last) + 1
-    precision = right / found
-    # In whole numbers: 3 / 10 is less than 3 * 0.1.
-    reached = [RECALLS * right >= r * positive.sum() for r in range(RECALLS + 1)]
-    return 100 * float(np.mean([precision[r].max() for r in reached]))
+    return 100 * eleven_points(right, right / found, int(positive.sum()))
 
 
 def judged_classes(*parts: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from byol_jax import log
 from byol_jax.data.source import Source
 from byol_jax.evals.features import Extracted, NothingToJudge
-from byol_jax.evals.logistic import judge
+from byol_jax.evals.logistic import held_out, judge
 from byol_jax.evals.multilabel import choose_each, judge_each, judged_classes
 from byol_jax.experiment.evaluation import EvalData, limited
 from byol_jax.experiment.frozen import UNTRAINED, choose_penalty, judged, subjects, told
@@ -78,6 +78,4 @@ def _held(source: Source, found: Extracted, share: float, seed: int) -> np.ndarr
     """The validation part among the rows: the official one, or a random share."""
     if source.held is not None:
         return source.held[found.rows]
-    held = np.zeros(len(found.rows), bool)
-    held[np.random.RandomState(seed).permutation(len(held))[: round(share * len(held))]] = True
-    return held
+    return held_out(len(found.rows), share, seed)

@@ -5,9 +5,9 @@
     python -m byol_jax.study --study configs/studies/cifar10.py:byol,simclr,moco,vicreg \\
         --workdir studies/cifar10_seeds
 
-100,000 images each, which is two epochs: about five minutes of one core per run. The recipes are
-those of configs/cifar10_cpu.py. "10,000 labels" is logistic regression on the frozen features of so
-many training images; kNN has all 50,000. Published figures: none that all have in common here.
+100,000 images each, which is two epochs: five to seven minutes of two cores per run. The recipes
+are those of configs/cifar10_cpu.py. "10,000 labels" is logistic regression on the frozen features
+of so many training images; kNN has all 50,000. Published figures: none that all have in common.
 """
 
 from byol_jax.study.plan import LAST_ONLY, Row, Study

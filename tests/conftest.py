@@ -121,21 +121,23 @@ def quick():
 
 class _Mini(nn.Module):
     spec: ConvSpec
+    widths: tuple[int, ...]
 
     @nn.compact
     def __call__(self, x, key, groups, train):
         maps = []
-        for i, features in enumerate((8, 16)):
+        for i, features in enumerate(self.widths):
             x = self.spec.conv(features, 3, 1 + i, f"conv{i}")(x)
             x = nn.relu(self.spec.norm(f"bn{i}")(x, groups, train))
             maps.append(x)
         return maps
 
 
-def mini_encoder(dtype="float64", channels=3):
+def mini_encoder(dtype="float64", channels=3, widths=(8, 16)):
     """Two convolutions behind the encoder contract, 16 features: it compiles in a second."""
-    module = _Mini(ConvSpec("torch", jnp.dtype(dtype), jnp.dtype(dtype)))
-    return models._wrap(module, 16, channels, jnp.dtype(dtype), {"name": "mini", "dtype": dtype})
+    module = _Mini(ConvSpec("torch", jnp.dtype(dtype), jnp.dtype(dtype)), widths)
+    config = {"name": "mini", "dtype": dtype}
+    return models._wrap(module, widths[-1], channels, jnp.dtype(dtype), config)
 
 
 def filled(shapes, seed=0):

@@ -83,7 +83,7 @@ def clips_of(batch):
 
 
 def parts(dtype="float64", method=""):
-    encoder = mini_encoder(dtype)
+    encoder = mini_encoder(dtype, widths=(8, 16) if method == "colorization" else (16,))
     encoder = encoder._replace(config={**encoder.config, "dtype": dtype})
     if method == "colorization":  # of what it sees, the builder reads the name alone
         encoder = encoder._replace(config={**encoder.config, "lightness": True})

@@ -41,7 +41,8 @@ def get_study() -> Study:
             _target("no predictor", 0.2, predictor=False),
             _alone("no predictor, no target", 0.1, predictor=False, **both),
         ],
-        overrides=LAST_ONLY,
+        # One rate for all parts: rows without a predictor cannot have one for it.
+        overrides={**LAST_ONLY, "optimizer.lr_factors": ()},
         protocols={"fewshot": {}},
         columns=FEW_LABELS,
         shown="5 labels",

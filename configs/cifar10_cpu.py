@@ -5,11 +5,12 @@
     python -m byol_jax.train --config configs/cifar10_cpu.py:moco --workdir runs/cifar_moco
 
 The argument is the method. All have the same encoder, views (instance discrimination and pretext
-tasks take one) and 300,000 images, which is six epochs: SGD, small heads, mild colours, fast
-targets and short queues for an encoder that sees few images. BYOL (at batch 64) and SimSiam
-learn far faster with ten times the learning rate for the predictor, BYOL with a constant tau. BYOL,
-VICReg, SwAV and NPID have been run whole, the others that compare views for two epochs, where only
-siamese is not above an untrained encoder by kNN; pretext tasks (but exemplars) for one.
+tasks take one) and 300,000 images, which is six epochs: SGD (DINO and Barlow Twins: AdamW), small
+heads, mild colours, fast targets and short queues for an encoder that sees few images. BYOL, at
+batch 64, and SimSiam learn faster with ten times the learning rate for the predictor, BYOL also
+with a constant tau. BYOL, VICReg, SwAV and NPID have been run whole, the others that compare views
+for two epochs, where only siamese is not above an untrained encoder by kNN; pretext tasks (but
+exemplars) for one.
 Hardware, time and accuracy: docs/results.md.
 """
 

@@ -134,7 +134,7 @@ class _Mini(nn.Module):
 
 
 def mini_encoder(dtype="float64", channels=3, widths=(8, 16)):
-    """Two convolutions behind the encoder contract, 16 features: it compiles in a second."""
+    """Convolutions of these widths behind the encoder contract: they compile in a second."""
     module = _Mini(ConvSpec("torch", jnp.dtype(dtype), jnp.dtype(dtype)), widths)
     config = {"name": "mini", "dtype": dtype}
     return models._wrap(module, widths[-1], channels, jnp.dtype(dtype), config)

@@ -18,7 +18,10 @@ def get_study() -> Study:
         config="../digits.py",
         argument="byol",
         rows=[
-            Row("cosine from tau 0.9 (the recipe)"),
+            Row(
+                "cosine from tau 0.9 (the recipe)",
+                {"byol.tau": 0.9, "byol.tau_schedule": "cosine"},
+            ),
             *(
                 Row(
                     f"tau {tau:g}" + {1.0: ", fixed", 0.0: ", no average"}.get(tau, ""),

@@ -111,13 +111,16 @@ def test_a_dry_run_prints_quoted_commands_and_does_nothing(machine, script):
 
 def test_local_keeps_the_output_of_each_process(machine):
     """Fails if lines are not told apart, or the log of an earlier start is lost."""
-    machine.plan({"code": 75, "say": "first\nend without newline"}, {"code": 0, "say": "second"})
+    say, second = "first\nend without newline", {"code": 0, "say": "second"}
+    # The first to fail has the other stopped, which must have begun.
+    machine.plan({"code": 75, "say": say, "after": "process1"}, second, process=0)
+    machine.plan({"code": 75, "say": say, "wait": True}, second, process=1)
     done = machine.run(machine.local())
     assert done.returncode == 0, done.stderr
-    for i in range(2):
-        assert {f"[{i}] first", f"[{i}] end without newline"} < set(done.stdout.splitlines())
-        log = (machine.workdir / "logs" / f"{i}.log").read_text()
-        assert log == "first\nend without newlinesecond"
+    for i, ending in enumerate(("", "saved\n")):
+        said = f"{say}{ending}"
+        assert {f"[{i}] {line}" for line in said.splitlines()} < set(done.stdout.splitlines())
+        assert (machine.workdir / "logs" / f"{i}.log").read_text() == f"{said}second"
 
 
 @pytest.mark.parametrize("code", [2, 130])

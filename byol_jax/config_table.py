@@ -195,12 +195,14 @@ KEYS = {
     "eval.cache": _from_0(2.0),
     "eval.knn_k": _count(200),  # neighbours; at most 2% of the training images (20 of a small set)
     "eval.knn_temperature": _above_0(0.07),
-    "eval.epochs": _count(80),  # linear, finetune
+    "eval.epochs": _count(80),  # linear, finetune, suite (with suite_finetune)
     # linear: swept, at batch 1024. The papers' five, and larger ones, which cost nothing extra and
     # suit small features (those of an untrained encoder).
     "eval.lrs": _above_0((100.0, 30.0, 10.0, 3.0, 1.0, 0.4, 0.3, 0.2, 0.1, 0.05)),
     # linear: batch norm without scale and bias before the classifier, as for MAE
     "eval.linear_norm": Key(False),
+    # suite: fine-tune on each set as well, and train from scratch, as finetune does on all labels.
+    "eval.suite_finetune": Key(False),
     "eval.finetune_lrs": _above_0((0.4, 0.1, 0.03)),  # finetune: swept, at batch 1024
     "eval.finetune_epochs": _count(()),  # finetune: swept too; (): eval.epochs
     # finetune: where the classifier is put, on the encoder or (SimCLR v2) on the first layer of the

@@ -60,6 +60,8 @@ def table(protocol: str, result: dict[str, Any]) -> str:
         if "summary" in result:
             skipped = ", ".join(f"{name} ({why})" for name, why in result["missing"].items())
             lines.append(f"{result['summary']}" + (f"; left out: {skipped}" if skipped else ""))
+        if result.get("to_do"):
+            lines.append(f"not yet judged: {', '.join(result['to_do'])}")
         if result.get("other_splits"):
             lines.append(f"not the recorded split: {', '.join(result['other_splits'])}")
         return "\n".join(lines)
@@ -128,15 +130,18 @@ def evaluate(
         cache = _cache(config, source / "eval" if encoder is None else place.parent)
         judged = _open(run, protocol, place, folder is not None, cache)
         log.say(f"{protocol} of step {run.info.step} on {judged.what}")
+
+        def headed(found: dict[str, Any]) -> dict[str, Any]:
+            return {
+                "protocol": protocol,
+                "method": run.info.method,
+                "step": run.info.step,
+                "data": judged.name,
+                "damaged": sum(len(d.seen) for d in judged.damage),
+            } | found
+
         with log.busy(protocol):
-            result = judged.run()
-    result = {
-        "protocol": protocol,
-        "method": run.info.method,
-        "step": run.info.step,
-        "data": judged.name,
-        "damaged": sum(len(d.seen) for d in judged.damage),
-    } | result
+            result = headed(judged.run(lambda found: _keep(place, headed(found))))
     try:
         write_json(place, result)
     except OSError as e:
@@ -150,16 +155,25 @@ def evaluate(
     return result
 
 
+def _keep(place: Path, result: dict[str, Any]) -> None:
+    """Write what there is so far of a result."""
+    try:
+        write_json(place, result)
+    except OSError as e:  # there may be room at the end
+        log.say(f"WARNING: {place} could not be written yet ({e.strerror or e})")
+
+
 class _Judged(NamedTuple):
     """What a protocol reads, what runs it, and the classifiers that it has trained.
 
-    name: of the data. what: the same in words. damage: counts of what could not be read.
+    name: of the data. what: the same in words. damage: counts of what could not be read. run: is
+    given what writes a result that is not yet complete.
     """
 
     name: str
     what: str
     damage: tuple[Damage, ...]
-    run: Callable[[], dict[str, Any]]
+    run: Callable[[Callable[[dict[str, Any]], Any]], dict[str, Any]]
     kept: list[Any]
 
 
@@ -175,11 +189,11 @@ def _open(run: RunEncoder, protocol: str, place: Path, keeps: bool, cache: Cache
     if protocol == SUITE:
         suite = open_suite(run, cache)
         what = suite.summary()
-        return _Judged(what, what, suite.damage, lambda: run_suite(run, suite), kept)
+        return _Judged(what, what, suite.damage, lambda save: run_suite(run, suite, save), kept)
     if protocol in DENSE:
         pairs = open_dense_data(run, protocol)
         what = _counts(pairs, name)
-        return _Judged(name, what, pairs.damage, lambda: DENSE[protocol](run, pairs), kept)
+        return _Judged(name, what, pairs.damage, lambda _: DENSE[protocol](run, pairs), kept)
     data = open_eval_data(run, protocol not in UNLABELLED, several=protocol in SEVERAL)
     data = dataclasses.replace(data, cache=cache)
     if keeps:
@@ -189,7 +203,7 @@ def _open(run: RunEncoder, protocol: str, place: Path, keeps: bool, cache: Cache
         show = functools.partial(_show, draw, place.with_suffix(".png"))
         data = dataclasses.replace(data, show=show)
     what = _counts(data, name)
-    return _Judged(name, what, data.damage, lambda: PROTOCOLS[protocol](run, data), kept)
+    return _Judged(name, what, data.damage, lambda _: PROTOCOLS[protocol](run, data), kept)
 
 
 def _counts(data: EvalData | DenseData, name: str) -> str:

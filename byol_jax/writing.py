@@ -35,9 +35,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
       OSError: it cannot be written; what was there before is still there.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    # Of this process alone: two that write the same file do not get into each other's.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def check_writable(path: Path, option: str) -> None:

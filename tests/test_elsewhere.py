@@ -83,8 +83,10 @@ def test_a_grey_encoder_is_judged_on_coloured_files(tmp_path):
     folder, _ = exported(tmp_path / "e", save_encoder, name="tiny", width=0.25, channels=1)
     config = to_judge(tmp_path / "files", knn_k=1)
     config.data.name = "folder"
+    config.eval.resize = 10  # of 8 px, whatever the default of image_size is
     data = open_eval_data(read_export(folder, config))
     assert (data.train.channels, data.test.channels) == (1, 1)
+    assert (data.spec.size, data.spec.resize) == (8, 10)
     assert open_data(config, "test").channels == 3
 
 
@@ -144,6 +146,10 @@ def test_the_test_images_are_not_read_before_the_penalty_is_fixed(tmp_path, grey
         ({"name": ""}, "data.name is missing: an export has no data of its own"),
         ({"protocol": "finetune", "finetune_from": "head1"}, "an export has no projector"),
         ({"image_size": 16}, "image_size has no effect on --protocol=knn: the encoder's own"),
+        (
+            {"protocol": "suite", "name": "", "finetune_lrs": (0.2,)},
+            "finetune_lrs has no effect on .*: only eval.suite_finetune=true and finetune read it",
+        ),
         ({"encoder": "none"}, "is not a folder"),
         ({"protocol": "transfr"}, "did you mean transfer"),
     ],
@@ -154,12 +160,13 @@ def test_what_cannot_be_judged_is_refused(tmp_path, grey, change, said):
     config = to_judge(grey)
     config.data.name = change.get("name", "npz")
     config.eval.finetune_from = change.get("finetune_from", "encoder")
+    config.eval.finetune_lrs = change.get("finetune_lrs", config.eval.finetune_lrs)
     config.image_size = change.get("image_size", config.image_size)
     args = {"workdir": None, "out": tmp_path / "out", "encoder": folder, "protocol": "knn"}
     args |= {k: v for k, v in change.items() if k in args}
     with pytest.raises(ValueError, match=said):
         evaluate(args.pop("workdir"), args.pop("protocol"), config, **args)
-    assert not list(tmp_path.rglob("*.json.tmp"))
+    assert not list(tmp_path.rglob("*.tmp"))
     assert not (tmp_path / "out").exists()
 
 

@@ -224,7 +224,8 @@ def test_the_callers_weights_are_left_alone(frozen, monkeypatch):
     monkeypatch.setattr(protocol_module, "supervised", spy)
     found = evaluate(lrs=(64.0,), frozen=frozen, given=given)
     assert made == [frozen] * 2  # once for the sweep, once on all
-    assert set(found) == {"top1", "lr", "epochs", "validation_top1", "train_images", "test_images"}
+    counts = {"train_images", "test_images"}
+    assert set(found) == {"top1", "per_class", "lr", "epochs", "validation_top1"} | counts
     assert (found["train_images"], found["test_images"]) == (32, 24)
     assert found["top1"] > 90
     for ours, before in zip(jax.tree.leaves(given), jax.tree.leaves(GIVEN), strict=True):

@@ -12,6 +12,7 @@ from test_results import one_device, pictures  # noqa: F401
 from byol_jax.convert.native import save_encoder
 from byol_jax.data.facts import TRANSFER
 from byol_jax.evaluate import config_for_export, evaluate, table
+from byol_jax.experiment import suite
 
 # (train with validation, test, classes, metric), in the order of the papers' tables.
 PUBLISHED = {
@@ -38,9 +39,9 @@ def test_the_twelve_are_the_published():
 
 
 @pytest.mark.usefixtures("quick")
-def test_sets_at_hand_are_judged_and_others_named(tmp_path, capsys):
-    """Fails if a set has another set's figure or data, what is missing is passed over, or an
-    image that cannot be read moves the labels of others.
+def test_sets_at_hand_are_judged_and_others_named(tmp_path, capsys, monkeypatch):
+    """Fails if a set has another set's figure or data, what is missing is passed over, an image
+    that cannot be read moves the labels of others, or a set that is done is not kept.
     """
     data = tmp_path / "data"
     pictures(data / "flowers102/train", {"a": 6, "b": 6})
@@ -92,6 +93,32 @@ def test_sets_at_hand_are_judged_and_others_named(tmp_path, capsys):
     assert "Flowers" in shown[0]
     assert shown[-2].startswith("2 of 12 sets and 1 other; left out: Food-101 (not found)")
     assert shown[-1] == "not the recorded split: Flowers"
+    kept = []
+
+    def trained(run, data, train, frozen):
+        assert (data.train.num_examples, frozen) == (train.num_examples, False)
+        kept.append(json.loads((tmp_path / "two/suite.json").read_text()))
+        n = train.num_examples
+        return {f"{p}{k}": p == "" and n + (k == "top1") for p in ("", "untrained_") for k in row}
+
+    config = asked(data)
+    config.eval.suite_finetune, config.eval.finetune_lrs = True, (0.5,)
+    with monkeypatch.context() as patch:
+        patch.setattr(suite, "train_classifiers", trained)
+        row = {"top1": 0, "per_class": 0}
+        both = evaluate(None, "suite", config, tmp_path / "two", encoder=folder)
+    rows = both["rows"]
+    assert {k: both["rows"].pop(k) for k in ("simclr, fine-tuned", "from scratch")} == {
+        "simclr, fine-tuned": {"Flowers": 12, "mine": 16},
+        "from scratch": {"Flowers": 0, "mine": 0},
+    }
+    assert rows == result["rows"]
+    assert [k["to_do"] for k in kept] == [["Flowers", "mine"], ["mine"]]
+    assert "not yet judged: Flowers, mine" in table("suite", kept[0])
+    assert (both["to_do"], kept[1]["sets"]["Flowers"]) == ([], both["sets"]["Flowers"])
+    config.eval.validation = 0.01
+    with pytest.raises(ValueError, match=r"flowers102: .*Here eval.validation decides"):
+        evaluate(None, "suite", config, tmp_path / "two", encoder=folder)
     with pytest.raises(
         ValueError, match=r"have several labels each\. Judge them with --protocol=t"
     ):

@@ -103,6 +103,18 @@ def topk_accuracy(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, floa
     return accuracy
 
 
+def accuracies(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
+    """`topk_accuracy`, and "per_class": the mean of top-1 over the classes that there are.
+
+    Raises:
+      NothingToJudge: no row is labelled.
+    """
+    found = topk_accuracy(scores_NK, labels_N)
+    parts = [labels_N == c for c in np.unique(labels_N[labels_N >= 0])]
+    each = [topk_accuracy(scores_NK[part], labels_N[part])["top1"] for part in parts]
+    return found | {"per_class": float(np.mean(each))}
+
+
 def pixels(batches: Iterable[Mapping[str, np.ndarray]]) -> Extracted:
     """The images themselves as features, flattened: a baseline for every encoder."""
     rows, labels, damaged, good = [], [], [], []

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from byol_jax.core import Encoder, TrainState, Tree
-from byol_jax.evals.features import NothingToJudge, extract, topk_accuracy
+from byol_jax.evals.features import NothingToJudge, accuracies, extract, topk_accuracy
 from byol_jax.faults import Damage
 from byol_jax.log import say
 from byol_jax.loop import Hooks, Options, Program, fit
@@ -156,8 +156,8 @@ def linear(
       keep: is given the classifier trained on all images.
 
     Returns:
-      {"top1", "top5", "lr", "epochs", "validation_top1"}, accuracies in percent; {"train_images",
-      "test_images"}: how many labelled images it learned from, and was judged on.
+      {"top1", "top5", "per_class", "lr", "epochs", "validation_top1"}, accuracies in percent;
+      {"train_images", "test_images"}: how many labelled images it learned from, and was judged on.
 
     Raises:
       NothingToJudge: no image of a part has a label that is known and can be read.
@@ -190,6 +190,6 @@ def linear(
     say(f"validation top-1 by learning rate: {swept}; training on all with {chosen}")
     score, learned = train(parts.train, (best[1],), best[0], keep)
     scores, labels = score(parts.test)
-    result = topk_accuracy(scores[:, 0], labels)
+    result = accuracies(scores[:, 0], labels)
     result |= {"lr": best[1], "epochs": best[0], "validation_top1": accuracy[best]}
     return result | {"train_images": learned, "test_images": int((labels >= 0).sum())}

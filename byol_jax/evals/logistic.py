@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from byol_jax import pulse
-from byol_jax.evals.features import Extracted, NothingToJudge, topk_accuracy
+from byol_jax.evals.features import Extracted, NothingToJudge, accuracies, topk_accuracy
 from byol_jax.log import say
 
 STRONGEST, WEAKEST = 1e5, 1e-6  # penalties that are swept
@@ -167,11 +167,7 @@ def judge(linear: Linear, test: Extracted, output: str = "h") -> dict[str, float
     Raises:
       NothingToJudge: no row is labelled.
     """
-    scores = linear.scores(test.outputs[output])
-    found = topk_accuracy(scores, test.labels)
-    parts = [test.labels == c for c in np.unique(test.labels[test.labels >= 0])]
-    each = [topk_accuracy(scores[part], test.labels[part])["top1"] for part in parts]
-    return found | {"per_class": float(np.mean(each))}
+    return accuracies(linear.scores(test.outputs[output]), test.labels)
 
 
 class _Carry(NamedTuple):

@@ -294,9 +294,11 @@ def open_eval_data(run: RunEncoder, labelled: bool = True, several: bool = False
             f"The data have {train.channels} channels, the encoder {run.encoder.channels}; "
             "evaluate on data with the same number."
         )
-    recipe, _ = build_views(config, train.channels)
-    # Normalised as in training, even if the encoder is evaluated on other data.
     info = run.info
+    sized = config.copy_and_resolve_references()
+    sized.image_size = info.image_size  # an export's config has the default
+    recipe, _ = build_views(sized, train.channels)
+    # Normalised as in training, even if the encoder is evaluated on other data.
     resize = config.eval.resize or info.resize or info.image_size
     spec = EvalSpec(info.image_size, resize, info.mean, info.std, config.eval.antialias)
     if labelled:

@@ -7,17 +7,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from byol_jax import log
 from byol_jax.config import flatten
-from byol_jax.core import starting_from
-from byol_jax.data.labels import balanced
-from byol_jax.data.source import Source
-from byol_jax.evals.linear import Parts, Protocol, linear
 from byol_jax.experiment.attributes import run_attributes
 from byol_jax.experiment.dense import DENSE
 from byol_jax.experiment.evaluation import EvalData
 from byol_jax.experiment.frozen import (
-    candidates,
     run_fewshot,
     run_knn,
     run_lowshot,
@@ -26,60 +20,9 @@ from byol_jax.experiment.frozen import (
     run_stages,
 )
 from byol_jax.experiment.patches import run_patches
+from byol_jax.experiment.trained import run_finetune, run_linear
 from byol_jax.experiment.transfer import run_transfer
 from byol_jax.run_folder import RunEncoder
-
-
-def _hold_out(source: Source, share: float, seed: int, keys: str) -> tuple[Source, Source]:
-    try:
-        return source.hold_out(share, seed)
-    except ValueError as e:
-        raise ValueError(f"{e} Here {keys} decides.") from e
-
-
-def _run_supervised(run: RunEncoder, data: EvalData, train: Source, frozen: bool) -> dict[str, Any]:
-    c = run.config.eval
-    lrs = c.lrs if frozen else c.finetune_lrs
-    norm = frozen and c.linear_norm
-    epochs = (c.epochs,) if frozen else _whole(c.finetune_epochs) or (c.epochs,)
-    protocol = Protocol(tuple(lrs), epochs, c.train_batch, frozen, run.config.seed, norm)
-    few = "eval.validation" if frozen else "eval.label_fraction or eval.validation"
-    rest, held = _hold_out(train, c.validation, run.config.seed, few)
-    parts = Parts(*(data.part(s) for s in (train, rest, held, data.test)))
-    classes = data.train.classes
-    result: dict[str, Any] = {}
-    for prefix, start in candidates(run).items():
-        log.say(f"{'untrained' if prefix else 'pre-trained'} encoder:")
-        keep = None if prefix else data.keep
-        encoder = starting_from(run.encoder, *start)
-        found = linear(encoder, parts, protocol, classes, data.mesh, keep)
-        counts = {k: found.pop(k) for k in ("train_images", "test_images")}
-        result |= {prefix + k: v for k, v in found.items()} | counts
-    return result | {"validation_images": held.num_examples}
-
-
-def _whole(epochs: tuple[float, ...]) -> tuple[int, ...]:
-    if any(n != int(n) for n in epochs):
-        raise ValueError(f"eval.finetune_epochs is {epochs}; expected whole numbers, as (30, 50).")
-    return tuple(int(n) for n in epochs)
-
-
-def run_linear(run: RunEncoder, data: EvalData) -> dict[str, Any]:
-    """A linear classifier on frozen features of the encoder and of an untrained one."""
-    return _run_supervised(run, data, data.train, frozen=True)
-
-
-def run_finetune(run: RunEncoder, data: EvalData) -> dict[str, Any]:
-    """Fine-tuning on `eval.label_fraction` of the labels, and training from scratch on them."""
-    fraction = run.config.eval.label_fraction
-    train = data.train
-    if fraction < 1 and run.config.eval.label_balance:
-        train = balanced(train, fraction, run.config.seed)
-    elif fraction < 1:
-        _, train = _hold_out(train, fraction, run.config.seed, "eval.label_fraction")
-    found = _run_supervised(run, data, train, frozen=False)
-    return found | {"label_fraction": fraction, "finetune_from": run.config.eval.finetune_from}
-
 
 PROTOCOLS: dict[str, Callable[[RunEncoder, EvalData], dict[str, Any]]] = {
     "knn": run_knn,
@@ -154,17 +97,23 @@ READS: dict[str, tuple[str, ...]] = {
     "attributes": _REGRESSION,
     "robust": (*_REGRESSION, "eval.pixels", "eval.cache"),
     "patches": ("eval.patches_images", "eval.patches_size", "eval.pixels"),
-    SUITE: (*_REGRESSION, "eval.pixels", "eval.cache"),
+    SUITE: (*_REGRESSION, "eval.pixels", "eval.cache", "eval.suite_finetune"),
     "segment": ("eval.void",),
     "depth": ("eval.depth_unit",),
 }
 
 
-def reads_of(protocol: str) -> tuple[str, ...]:
+_FINETUNE = ("eval.finetune_lrs", "eval.finetune_epochs", *_TRAINED)
+"""What the suite reads where it fine-tunes too."""
+
+
+def reads_of(protocol: str, config: ConfigDict) -> tuple[str, ...]:
     """The keys that a protocol reads; one that ends in a dot stands for all that begin so."""
     own = _OF_DENSE if protocol in DENSE else _OF_ALL
     left_out = ("data.name", "data.ids_file") if protocol == SUITE else ()
-    return tuple(k for k in own if k not in left_out) + READS[protocol]
+    trains = protocol == SUITE and config.eval.suite_finetune
+    more = _FINETUNE if trains else ()
+    return tuple(k for k in own if k not in left_out) + READS[protocol] + more
 
 
 def check_reads(protocol: str, own: ConfigDict, asked: ConfigDict) -> None:
@@ -179,11 +128,13 @@ def check_reads(protocol: str, own: ConfigDict, asked: ConfigDict) -> None:
       ValueError: names the first such key.
     """
     before, after = flatten(own), flatten(asked)
-    reads = reads_of(protocol)
+    reads = reads_of(protocol, asked)
     for key in sorted(before.keys() | after.keys()):
         read = any(key == k or (k.endswith(".") and key.startswith(k)) for k in reads)
         if not read and before.get(key) != after.get(key):
-            others = [p for p in NAMES if key in reads_of(p)]
+            others = [p for p in NAMES if key in reads_of(p, asked)]
+            if protocol == SUITE and key in _FINETUNE:
+                others = ["eval.suite_finetune=true", *others]
             read_it = "reads it" if len(others) == 1 else "read it"
             why = f"only {' and '.join(others)} {read_it}"
             why = why if others else "the encoder's own value holds"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +13,9 @@ from byol_jax.data.facts import TRANSFER, TransferSet
 from byol_jax.data.source import counted, shown
 from byol_jax.data.voc import is_voc
 from byol_jax.experiment.cache import Cache
-from byol_jax.experiment.evaluation import EvalData, open_eval_data
+from byol_jax.experiment.evaluation import EvalData, limited, open_eval_data
 from byol_jax.experiment.frozen import UNTRAINED
+from byol_jax.experiment.trained import check_trainable, train_classifiers
 from byol_jax.experiment.transfer import run_transfer
 from byol_jax.faults import Damage
 from byol_jax.run_folder import RunEncoder
@@ -98,6 +100,11 @@ def _opened(run: RunEncoder, name: str, folder: str, cache: Cache | None) -> Eva
     config = run.config.copy_and_resolve_references()
     config.data.name, config.data.dir, config.data.ids_file = name, folder, ""
     data = open_eval_data(run._replace(config=config, data={}), several=True)
+    if config.eval.suite_finetune and data.train.marks is None:
+        try:
+            check_trainable(run, limited(data.train, config.eval.train_examples))
+        except ValueError as e:
+            raise ValueError(f"{shown(folder)}: {e}") from e
     return dataclasses.replace(data, cache=cache)
 
 
@@ -111,39 +118,87 @@ def _compare(facts: TransferSet, data: EvalData) -> None:
         )
 
 
-def run_suite(run: RunEncoder, suite: Suite) -> dict[str, Any]:
-    """`run_transfer` on each set, with the set's own figure."""
-    metrics = {facts.title: facts.metric for facts in TRANSFER.values()}
+SCRATCH = "from scratch"
+
+
+def run_suite(
+    run: RunEncoder, suite: Suite, save: Callable[[dict[str, Any]], None] = lambda result: None
+) -> dict[str, Any]:
+    """`run_transfer` on each set, with the set's own figure; fine-tuning too if that is asked for.
+
+    Args:
+      run: the encoder and the config.
+      suite: the sets.
+      save: is given the result so far after each set but the last; "to_do" names the other sets.
+
+    Returns:
+      "rows": by what was judged, the figure of each set, and "mean" where it has all of them.
+      "sets": by title, all that was found.
+    """
     rows: dict[str, dict[str, float]] = {}
     details: dict[str, Any] = {}
-    recorded = {facts.title: facts.split for facts in TRANSFER.values()}
-    other_splits: list[str] = []
+    titles = list(suite.sets)
     for title, data in suite.sets.items():
         log.say(f"{title}:")
-        found = run_transfer(run, data)
-        split = look_at_split(data.train, data.test)  # when the penalty is fixed
-        expected = recorded.get(title, "")
-        if split.sha256 and expected not in ("", split.sha256):
-            other_splits.append(title)
-            log.say(f"WARNING: {title} is divided otherwise than the recorded split, or has others")
-        if split.warning():
-            log.say(f"WARNING: {title}: {split.warning()}")
-        metric = metrics.get(title, OTHER if data.train.marks is None else SEVERAL)
-        figures = {subject: row[metric] for subject, row in found["rows"].items()}
+        details[title], figures = _run_set(run, title, data)
         log.say(f"{title}: " + ", ".join(f"{name} {x:.1f}" for name, x in figures.items()))
         for subject, figure in figures.items():
             rows.setdefault(subject, {})[title] = figure
-        pairs = [list(pair) for pair in split.named]
-        about = split._asdict() | {"named": pairs, "recorded": expected}
-        details[title] = {"metric": metric, "split": about, **found}
-    for row in rows.values():
-        row["mean"] = sum(row.values()) / len(row)
+        to_do = titles[len(details) :]
+        if to_do:
+            save(_result(run, suite, rows, details, to_do))
+    return _result(run, suite, rows, details, [])
+
+
+def _run_set(
+    run: RunEncoder, title: str, data: EvalData
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """All that is found of a set, and its own figure by what was judged."""
+    metrics = {facts.title: facts.metric for facts in TRANSFER.values()}
+    recorded = {facts.title: facts.split for facts in TRANSFER.values()}.get(title, "")
+    found = run_transfer(run, data)
+    metric = metrics.get(title, OTHER if data.train.marks is None else SEVERAL)
+    figures = {subject: row[metric] for subject, row in found["rows"].items()}
+    if run.config.eval.suite_finetune and data.train.marks is None:
+        log.say(f"{title}: fine-tuning")
+        train = limited(data.train, run.config.eval.train_examples)
+        trained = train_classifiers(run, data, train, frozen=False)
+        figures[f"{run.info.method}, fine-tuned"] = trained[metric]
+        figures[SCRATCH] = trained[f"untrained_{metric}"]
+        found["finetune"] = trained
+    elif run.config.eval.suite_finetune:
+        log.say(f"{title}: no fine-tuning, since its images have several labels each")
+    split = look_at_split(data.train, data.test)  # when penalty and learning rate are fixed
+    if split.sha256 and recorded not in ("", split.sha256):
+        log.say(f"WARNING: {title} is divided otherwise than the recorded split, or has others")
+    if split.warning():
+        log.say(f"WARNING: {title}: {split.warning()}")
+    pairs = [list(pair) for pair in split.named]
+    about = split._asdict() | {"named": pairs, "recorded": recorded}
+    return {"metric": metric, "split": about, **found}, figures
+
+
+def _result(
+    run: RunEncoder,
+    suite: Suite,
+    rows: dict[str, dict[str, float]],
+    details: dict[str, Any],
+    to_do: list[str],
+) -> dict[str, Any]:
+    whole = {k: v for k, v in rows.items() if len(v) == len(details)}
+    means = {name: sum(row.values()) / len(row) for name, row in whole.items()}
+    splits = {title: found["split"] for title, found in details.items()}
     return {
         "summary": suite.summary(),
         "missing": suite.missing,
-        "other_splits": other_splits,
-        "mean": rows[run.info.method]["mean"],
-        "untrained_mean": rows[UNTRAINED]["mean"],
-        "rows": rows,
+        "to_do": to_do,
+        "other_splits": [
+            title
+            for title, split in splits.items()
+            if split["sha256"] and split["recorded"] not in ("", split["sha256"])
+        ],
+        "mean": means[run.info.method],
+        "untrained_mean": means[UNTRAINED],
+        "rows": {k: row | ({"mean": means[k]} if k in means else {}) for k, row in rows.items()},
         "sets": details,
     }

@@ -1,0 +1,87 @@
+"""Classifiers trained by SGD on an encoder, which stays as it is or is trained with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from byol_jax import log
+from byol_jax.core import starting_from
+from byol_jax.data.labels import balanced
+from byol_jax.data.source import Source
+from byol_jax.evals.linear import Parts, Protocol, linear
+from byol_jax.experiment.evaluation import EvalData
+from byol_jax.experiment.frozen import candidates
+from byol_jax.run_folder import RunEncoder
+
+
+def _hold_out(source: Source, share: float, seed: int, keys: str) -> tuple[Source, Source]:
+    try:
+        return source.hold_out(share, seed)
+    except ValueError as e:
+        raise ValueError(f"{e} Here {keys} decides.") from e
+
+
+def check_trainable(run: RunEncoder, train: Source) -> None:
+    """Check what `train_classifiers` would refuse of fine-tuning, without training.
+
+    Raises:
+      ValueError: too few images for a validation part, or epochs that are no whole numbers.
+    """
+    _whole(run.config.eval.finetune_epochs)
+    _hold_out(train, run.config.eval.validation, run.config.seed, "eval.validation")
+
+
+def train_classifiers(
+    run: RunEncoder, data: EvalData, train: Source, frozen: bool
+) -> dict[str, Any]:
+    """Train a classifier on the encoder and one on an untrained encoder, on images of `train`.
+
+    Returns:
+      The figures of `linear`; those of the untrained encoder begin with "untrained_".
+
+    Raises:
+      ValueError: too few images for a validation part.
+      NothingToJudge: no image of a part has a label that is known and can be read.
+      TrainingError: too many images cannot be read.
+    """
+    c = run.config.eval
+    lrs = c.lrs if frozen else c.finetune_lrs
+    norm = frozen and c.linear_norm
+    epochs = (c.epochs,) if frozen else _whole(c.finetune_epochs) or (c.epochs,)
+    protocol = Protocol(tuple(lrs), epochs, c.train_batch, frozen, run.config.seed, norm)
+    few = "eval.validation" if frozen else "eval.label_fraction or eval.validation"
+    rest, held = _hold_out(train, c.validation, run.config.seed, few)
+    parts = Parts(*(data.part(s) for s in (train, rest, held, data.test)))
+    classes = data.train.classes
+    result: dict[str, Any] = {}
+    for prefix, start in candidates(run).items():
+        log.say(f"{'untrained' if prefix else 'pre-trained'} encoder:")
+        keep = None if prefix else data.keep
+        encoder = starting_from(run.encoder, *start)
+        found = linear(encoder, parts, protocol, classes, data.mesh, keep)
+        counts = {k: found.pop(k) for k in ("train_images", "test_images")}
+        result |= {prefix + k: v for k, v in found.items()} | counts
+    return result | {"validation_images": held.num_examples}
+
+
+def _whole(epochs: tuple[float, ...]) -> tuple[int, ...]:
+    if any(n != int(n) for n in epochs):
+        raise ValueError(f"eval.finetune_epochs is {epochs}; expected whole numbers, as (30, 50).")
+    return tuple(int(n) for n in epochs)
+
+
+def run_linear(run: RunEncoder, data: EvalData) -> dict[str, Any]:
+    """A linear classifier on frozen features of the encoder and of an untrained one."""
+    return train_classifiers(run, data, data.train, frozen=True)
+
+
+def run_finetune(run: RunEncoder, data: EvalData) -> dict[str, Any]:
+    """Fine-tuning on `eval.label_fraction` of the labels, and training from scratch on them."""
+    fraction = run.config.eval.label_fraction
+    train = data.train
+    if fraction < 1 and run.config.eval.label_balance:
+        train = balanced(train, fraction, run.config.seed)
+    elif fraction < 1:
+        _, train = _hold_out(train, fraction, run.config.seed, "eval.label_fraction")
+    found = train_classifiers(run, data, train, frozen=False)
+    return found | {"label_fraction": fraction, "finetune_from": run.config.eval.finetune_from}

@@ -4,7 +4,10 @@ import base64
 import html
 import io
 import json
+import os
 import re
+import shutil
+import subprocess
 import time
 from html.parser import HTMLParser
 
@@ -177,6 +180,59 @@ def test_the_page_holds_the_figures_of_the_files(tmp_path):
     assert cells[start + 1 : start + 4] == ["64.4 ± 6.6", "90.9", "98.2"]
     assert {"71.2", "83.8", "13", "4,321", "4 x TPU v4", "jax 9.9.9"} <= set(cells)
     assert "nan" not in found.text.lower()
+
+
+BROWSER = os.environ.get("CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+# Reads the page in a frame of a phone's width; the page itself has no scripts.
+FRAME = """<iframe src="{page}" width="{width}" height="700"></iframe><pre></pre><script>
+onload = () => {{
+  const frame = document.querySelector("iframe"), page = frame.contentDocument;
+  const images = [...page.images], style = frame.contentWindow.getComputedStyle(page.body);
+  const found = {{
+    across: page.documentElement.scrollWidth, wide: frame.clientWidth, images: images.length,
+    broken: images.filter((i) => !i.complete || !i.naturalWidth).length,
+    loaded: frame.contentWindow.performance.getEntriesByType("resource").map((r) => r.name),
+    paper: style.backgroundColor, ink: style.color, headings: page.querySelectorAll("h2").length,
+  }};
+  document.querySelector("pre").textContent = JSON.stringify(found);
+}};
+</script>"""
+
+
+def opened(page, folder, width, dark):
+    """What a headless Chromium finds on a page."""
+    frame = folder / "frame.html"
+    frame.write_text(FRAME.format(page=page.as_uri(), width=width))
+    done = subprocess.run(
+        [
+            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/own",
+            "--allow-file-access-from-files", "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--blink-settings=preferredColorScheme={int(not dark)}", "--window-size=1400,900",
+            "--virtual-time-budget=20000", "--dump-dom", frame.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return json.loads(html.unescape(re.search(r"<pre>(.+?)</pre>", done.stdout).group(1)))
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium: put one into PATH, or its path into CHROMIUM")
+def test_the_page_in_a_browser(tmp_path):
+    """Fails if the page is wider than a phone, a picture is broken, something is loaded from
+    elsewhere, or dark and light are not what the reader asked for.
+    """
+    results = {"fewshot": FEWSHOT, "stages": STAGES, "knn": KNN}
+    folder = write_run(tmp_path / "run", GOOD, [event("start", step=0)], **results)
+    page, _ = report([folder], tmp_path / "out", files_only=True)
+    for width, dark in ((360, False), (1280, True)):
+        found = opened(page, tmp_path, width, dark)
+        assert found["across"] <= found["wide"] == width
+        assert found["images"] >= 3
+        assert found["headings"] >= 3
+        assert (found["broken"], found["loaded"]) == (0, [])
+        ink, paper = (sum(map(int, re.findall(r"\d+", found[k])[:3])) for k in ("ink", "paper"))
+        assert (ink > paper) == dark
 
 
 def test_what_files_hold_is_text(tmp_path):

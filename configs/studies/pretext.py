@@ -13,10 +13,12 @@ say that networks solve these puzzles by edges that continue and by the lens's c
 then learn less; no figure is comparable.
 """
 
+from typing import Any
+
 from byol_jax.study.plan import LAST_ONLY, Row, Study
 
 # Row -> method, overrides.
-ROWS = {
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "rotation": ("rotation", {}),
     "relative": ("relative", {}),
     "relative-touching": ("relative", {"relative.tile": 10, "relative.jitter": 0}),

@@ -1,0 +1,114 @@
+"""The sweep of penalties that `transfer` does, beside scikit-learn's on the same features.
+
+    python -m byol_jax.evaluate --workdir RUN --protocol transfer ...
+    python -m benchmarks.logistic_peer RUN/eval/features/*.npz [--penalties 45] [--rounds 1]
+
+Files are features that an evaluation has kept. Both fit all rows, from strong to weak penalties,
+each from the last one's optimum: ours as `transfer` does, scikit-learn's L-BFGS with warm_start and
+its own tolerance. Ours and theirs take turns in each round; the first of ours compiles, outside the
+time. Printed: seconds, their ratio, and how far the two objectives are apart (float64).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+from sklearn.linear_model import LogisticRegression
+
+from byol_jax.evals.logistic import penalties, regression
+
+PENALTIES = flags.DEFINE_integer("penalties", 45, "How many, from 1e5 to 1e-6.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 1, "How often both are timed.", lower_bound=1)
+TOL = flags.DEFINE_float("tol", 1e-4, "scikit-learn's tolerance.", lower_bound=0)
+
+Solution = tuple[np.ndarray, np.ndarray]
+
+
+def objective(
+    kernel: np.ndarray, bias: np.ndarray, h: np.ndarray, y: np.ndarray, p: float
+) -> float:
+    """The mean cross-entropy plus p / 2N |kernel|^2, in float64."""
+    z = h.astype(np.float64) @ kernel.astype(np.float64) + bias
+    z -= z.max(1, keepdims=True)
+    log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
+    squared = (kernel.astype(np.float64) ** 2).sum()
+    return float((-log_p[np.arange(len(y)), y].sum() + p / 2 * squared) / len(y))
+
+
+def ours(h: np.ndarray, y: np.ndarray, strengths: list[float]) -> Callable[[], list[Solution]]:
+    """The sweep of byol_jax."""
+    fit = regression(h, y, int(y.max()) + 1, np.ones(len(y), np.float32))
+    fit(strengths[0], None)  # compiled
+
+    def sweep() -> list[Solution]:
+        found, last = [], None
+        for p in strengths:
+            last = fit(p, last.linear if last else None)
+            found.append((last.linear.kernel, last.linear.bias))
+        return found
+
+    return sweep
+
+
+def theirs(h: np.ndarray, y: np.ndarray, strengths: list[float]) -> Callable[[], list[Solution]]:
+    """The sweep of scikit-learn."""
+
+    def sweep() -> list[Solution]:
+        model = LogisticRegression(tol=TOL.value, max_iter=2000, warm_start=True)
+        found = []
+        for p in strengths:
+            model.set_params(C=1 / p)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # fits that do not converge; see the objectives
+                model.fit(h, y)
+            found.append((model.coef_.T.copy(), model.intercept_.copy()))
+        return found
+
+    return sweep
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    if not argv[1:]:
+        raise app.UsageError("name files of features, e.g. RUN/eval/features/*.npz")
+    strengths = penalties(PENALTIES.value)
+    print(
+        "file                  rows  numbers classes    ours s  sklearn s  sklearn / ours", end=""
+    )
+    print("   objectives: ours below by, above by")
+    for path in map(Path, argv[1:]):
+        with np.load(path) as file:
+            h, y = file["h"], file["labels"]
+        h, y = h[y >= 0], y[y >= 0]
+        if len(np.unique(y)) != y.max() + 1 or y.max() < 2:
+            print(f"{path.name[:20]}  left out: a class has no row, or there are only two")
+            continue
+        sweeps = {"ours": ours(h, y, strengths), "theirs": theirs(h, y, strengths)}
+        spent: dict[str, list[float]] = {name: [] for name in sweeps}
+        found: dict[str, list[Solution]] = {}
+        for _ in range(ROUNDS.value):
+            for name, sweep in sweeps.items():
+                began = time.perf_counter()
+                found[name] = sweep()
+                spent[name].append(time.perf_counter() - began)
+        values = {
+            name: np.array([objective(*s, h, y, p) for s, p in zip(f, strengths, strict=True)])
+            for name, f in found.items()
+        }
+        apart = (values["ours"] - values["theirs"]) / values["theirs"]
+        a, b = (statistics.median(spent[name]) for name in ("ours", "theirs"))
+        print(
+            f"{path.name[:16]:16} {len(y):9,} {h.shape[1]:8} {y.max() + 1:7} {a:9.1f} {b:10.1f} "
+            f"{b / a:15.2f}   {max(-apart.min(), 0):.1e}, {max(apart.max(), 0):.1e}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)

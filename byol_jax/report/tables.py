@@ -212,8 +212,9 @@ def _remark(protocol: str, record: Record) -> str:
     text = ", ".join(parts) + "."
     if isinstance(result.get("step"), int) and result["step"] != record.step:
         text += f" The run has gone on to step {record.step:,} since."
-    if isinstance(result.get("other_splits"), list) and result["other_splits"]:
-        text += f" Not the recorded split: {', '.join(map(str, result['other_splits']))}."
+    for key, what in (("to_do", "Not yet judged"), ("other_splits", "Not the recorded split")):
+        if isinstance(result.get(key), list) and result[key]:
+            text += f" {what}: {', '.join(map(str, result[key]))}."
     if result.get("data") != c.get("data.name") and c:
         text += f" The run was trained on {c.get('data.name')}."
     imagenet = result.get("data") == c.get("data.name") == "imagenet2012"

@@ -3,7 +3,8 @@
     python -m byol_jax.evaluate --workdir RUN --protocol transfer ...
     python -m benchmarks.logistic_peer RUN/eval/features/*.npz [--penalties 45] [--rounds 1]
 
-Files are features that an evaluation has kept. Both fit all rows, from strong to weak penalties,
+Files are features that an evaluation has kept: of training and test parts, of the encoder and of
+an untrained one. Both fit all rows, from strong to weak penalties,
 each from the last one's optimum: ours as `transfer` does, scikit-learn's L-BFGS with warm_start and
 its own tolerance. Ours and theirs take turns in each round; the first of ours compiles, outside the
 time. Printed: seconds, their ratio, and how far the two objectives are apart (float64).
@@ -86,8 +87,8 @@ def main(argv: list[str]) -> None:
         with np.load(path) as file:
             h, y = file["h"], file["labels"]
         h, y = h[y >= 0], y[y >= 0]
-        if len(np.unique(y)) != y.max() + 1 or y.max() < 2:
-            print(f"{path.name[:20]}  left out: a class has no row, or there are only two")
+        if len(np.unique(y)) < 3 or len(np.unique(y)) != y.max() + 1:
+            print(f"{path.name[:16]:16} left out: fewer than three classes, or one without rows")
             continue
         sweeps = {"ours": ours(h, y, strengths), "theirs": theirs(h, y, strengths)}
         spent: dict[str, list[float]] = {name: [] for name in sweeps}

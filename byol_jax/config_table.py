@@ -185,7 +185,7 @@ KEYS = {
     "eval.resize": _count(0, low=0),  # px of the shorter side before the crop; 0: 8/7 from 64 px on
     # Resize as Pillow, torchvision and timm do; false: as training crops are, and byol_jax 0.1 did.
     "eval.antialias": Key(True),
-    # Training images at most, for knn, fewshot, transfer, stages and lowshot; 0: all.
+    # Training images at most, for knn, fewshot, transfer, suite, stages and lowshot; 0: all.
     "eval.train_examples": _count(0, low=0),
     # Judge raw pixels as well, up to 64 px (fewshot, lowshot, transfer, suite, robust, retrieval)
     # or of any size (patches).
@@ -201,16 +201,16 @@ KEYS = {
     "eval.lrs": _above_0((100.0, 30.0, 10.0, 3.0, 1.0, 0.4, 0.3, 0.2, 0.1, 0.05)),
     # linear: batch norm without scale and bias before the classifier, as for MAE
     "eval.linear_norm": Key(False),
-    # suite: fine-tune on each set as well, and train from scratch, as finetune does on all labels.
+    # suite: fine-tune on each set as well, and train from scratch, as finetune does, on all labels.
     "eval.suite_finetune": Key(False),
-    "eval.finetune_lrs": _above_0((0.4, 0.1, 0.03)),  # finetune: swept, at batch 1024
-    "eval.finetune_epochs": _count(()),  # finetune: swept too; (): eval.epochs
+    "eval.finetune_lrs": _above_0((0.4, 0.1, 0.03)),  # swept, at batch 1024
+    "eval.finetune_epochs": _count(()),  # swept too; (): eval.epochs
     # finetune: where the classifier is put, on the encoder or (SimCLR v2) on the first layer of the
     # projector, which is trained on.
     "eval.finetune_from": _one_of("encoder", "head1"),
-    "eval.train_batch": _count(1024),  # linear, finetune
+    "eval.train_batch": _count(1024),  # linear, finetune, suite
     # Share of the training set held out to choose the learning rate (linear, finetune), the penalty
-    # (transfer, stages) or the SVM's C (lowshot).
+    # (transfer, suite, stages) or the SVM's C (lowshot).
     "eval.validation": Key(0.1, low=0, high=1, low_open=True, high_open=True),
     "eval.label_fraction": Key(0.1, low=0, high=1, low_open=True),  # finetune: labels used
     "eval.label_balance": Key(False),  # finetune: equally many labels of each class
@@ -221,7 +221,7 @@ KEYS = {
     "eval.task": _count(0, low=0),
     # fewshot, lowshot: inverse regularisation of logistic regression
     "eval.fewshot_c": _above_0(100.0),
-    # transfer, stages: penalties of logistic regression that are tried, from 1e5 to 1e-6
+    # transfer, suite, stages: penalties of logistic regression that are tried, from 1e5 to 1e-6
     "eval.penalties": _count(45),
     # stages: numbers per image to which a stage's maps are pooled, about; 0: their global mean
     "eval.stage_numbers": _count(0, low=0),

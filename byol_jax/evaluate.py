@@ -60,8 +60,6 @@ def table(protocol: str, result: dict[str, Any]) -> str:
         if "summary" in result:
             skipped = ", ".join(f"{name} ({why})" for name, why in result["missing"].items())
             lines.append(f"{result['summary']}" + (f"; left out: {skipped}" if skipped else ""))
-        if result.get("to_do"):
-            lines.append(f"not yet judged: {', '.join(result['to_do'])}")
         if result.get("other_splits"):
             lines.append(f"not the recorded split: {', '.join(result['other_splits'])}")
         return "\n".join(lines)
@@ -131,6 +129,8 @@ def evaluate(
         judged = _open(run, protocol, place, folder is not None, cache)
         log.say(f"{protocol} of step {run.info.step} on {judged.what}")
 
+        part = place.with_name(f"{place.name}.part")
+
         def headed(found: dict[str, Any]) -> dict[str, Any]:
             return {
                 "protocol": protocol,
@@ -141,13 +141,14 @@ def evaluate(
             } | found
 
         with log.busy(protocol):
-            result = headed(judged.run(lambda found: _keep(place, headed(found))))
+            result = headed(judged.run(lambda found: _keep(part, headed(found))))
     try:
         write_json(place, result)
     except OSError as e:
         print(table(protocol, result), flush=True)
         reason = e.strerror or str(e)
         raise OSError(f"The result above could not be written to {place} ({reason}).") from e
+    part.unlink(missing_ok=True)
     if folder is not None:
         params, stats, linear_layer = judged.kept[0]
         save_classifier(folder, params, stats, linear_layer, run.info)
@@ -155,12 +156,12 @@ def evaluate(
     return result
 
 
-def _keep(place: Path, result: dict[str, Any]) -> None:
-    """Write what there is so far of a result."""
+def _keep(part: Path, result: dict[str, Any]) -> None:
+    """Write what there is so far of a result, beside its place."""
     try:
-        write_json(place, result)
+        write_json(part, result)
     except OSError as e:  # there may be room at the end
-        log.say(f"WARNING: {place} could not be written yet ({e.strerror or e})")
+        log.say(f"WARNING: {part} could not be written ({e.strerror or e})")
 
 
 class _Judged(NamedTuple):

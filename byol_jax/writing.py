@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import math
 import os
+import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+_ABANDONED = 3600
+"""Seconds after which an unfinished file is taken for one of a process that was killed."""
 
 
 def to_json(value: Any, indent: int | None = None, *, sort_keys: bool = False) -> str:
@@ -35,14 +42,17 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
       OSError: it cannot be written; what was there before is still there.
     """
-    # Of this process alone: two that write the same file do not get into each other's.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Of this call alone: two processes that write the same file do not get into each other's.
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):  # of one that was killed
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink()
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
-    except OSError:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def check_writable(path: Path, option: str) -> None:

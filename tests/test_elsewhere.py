@@ -148,7 +148,7 @@ def test_the_test_images_are_not_read_before_the_penalty_is_fixed(tmp_path, grey
         ({"image_size": 16}, "image_size has no effect on --protocol=knn: the encoder's own"),
         (
             {"protocol": "suite", "name": "", "finetune_lrs": (0.2,)},
-            "finetune_lrs has no effect on .*: only eval.suite_finetune=true and finetune read it",
+            "finetune_lrs has no effect on .*: only suite with eval.suite_finetune=true and f",
         ),
         ({"encoder": "none"}, "is not a folder"),
         ({"protocol": "transfr"}, "did you mean transfer"),

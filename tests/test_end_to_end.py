@@ -118,6 +118,7 @@ def test_evaluation(run, protocol, tmp_path):
     assert "untrained encoder" in text
     assert "byol" in text
     if save is not None:
+        assert {"per_class", "untrained_per_class"} <= saved.keys()  # the suite takes them
         taught = distilled(save)
         assert taught["top1"] == pytest.approx(saved["top1"])
         assert taught["classes"] == (10, 10)

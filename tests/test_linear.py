@@ -212,6 +212,14 @@ def test_epochs_are_swept_with_the_rates():
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_rate_that_diverges_is_left_out():
+    """Fails if a rate that is too large ends the sweep, or is chosen, or none is left."""
+    assert evaluate(lrs=(1e30, 64.0), epochs=(2,), frozen=False)["lr"] == 64
+    with pytest.raises(ValueError, match=r"not finite; set smaller eval\.finetune_lrs"):
+        evaluate(lrs=(1e30,), epochs=(2,), frozen=False)
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_callers_weights_are_left_alone(frozen, monkeypatch):
     """Fails if the weights given are donated or trained in place, or fine-tuning freezes them."""

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from byol_jax.core import Encoder, TrainState, Tree
 from byol_jax.evals.features import NothingToJudge, accuracies, extract, topk_accuracy
-from byol_jax.faults import Damage
+from byol_jax.faults import Damage, Diverged
 from byol_jax.log import say
 from byol_jax.loop import Hooks, Options, Program, fit
 from byol_jax.methods.supervised import linear_layer, supervised
@@ -136,6 +136,9 @@ def _train(
     return score, int(learned.sum())
 
 
+_KEY = {True: "eval.lrs", False: "eval.finetune_lrs"}
+
+
 def linear(
     encoder: Encoder,
     parts: Parts,
@@ -161,7 +164,9 @@ def linear(
 
     Raises:
       NothingToJudge: no image of a part has a label that is known and can be read.
-      TrainingError: too many images cannot be read.
+      TrainingError: too many images cannot be read, or the loss with the chosen learning rate is
+        not finite; that of a rate that is swept excludes it.
+      ValueError: the loss is not finite with any learning rate.
 
     Reference: Grill et al. 2020, appendix D.1.
     """
@@ -176,10 +181,19 @@ def linear(
     groups = [lrs] if protocol.frozen else [(lr,) for lr in lrs]
     accuracy: dict[tuple[int, float], float] = {}
     for epochs, group in itertools.product(protocol.epochs, groups):
-        score, _ = train(parts.sweep, group, epochs)
+        try:
+            score, _ = train(parts.sweep, group, epochs)
+        except Diverged:
+            say(f"learning rate {' or '.join(f'{lr:g}' for lr in group)}: the loss is not finite")
+            continue
         scores, labels = score(parts.validation)
         for i, lr in enumerate(group):
             accuracy[epochs, lr] = topk_accuracy(scores[:, i], labels)["top1"]
+    if not accuracy:
+        raise ValueError(
+            f"Training with the learning rates {lrs} gave losses that are not finite; set smaller "
+            f"{_KEY[protocol.frozen]}."
+        )
     best = max(accuracy, key=accuracy.__getitem__)  # the first of equals
     several = len(protocol.epochs) > 1
     swept = ", ".join(

@@ -116,6 +116,10 @@ def reads_of(protocol: str, config: ConfigDict) -> tuple[str, ...]:
     return tuple(k for k in own if k not in left_out) + READS[protocol] + more
 
 
+def _among(key: str, keys: tuple[str, ...]) -> bool:
+    return any(key == k or (k.endswith(".") and key.startswith(k)) for k in keys)
+
+
 def check_reads(protocol: str, own: ConfigDict, asked: ConfigDict) -> None:
     """Refuse a change of a key that a protocol would ignore.
 
@@ -130,11 +134,10 @@ def check_reads(protocol: str, own: ConfigDict, asked: ConfigDict) -> None:
     before, after = flatten(own), flatten(asked)
     reads = reads_of(protocol, asked)
     for key in sorted(before.keys() | after.keys()):
-        read = any(key == k or (k.endswith(".") and key.startswith(k)) for k in reads)
-        if not read and before.get(key) != after.get(key):
-            others = [p for p in NAMES if key in reads_of(p, asked)]
-            if protocol == SUITE and key in _FINETUNE:
-                others = ["eval.suite_finetune=true", *others]
+        if not _among(key, reads) and before.get(key) != after.get(key):
+            others = [p for p in NAMES if _among(key, reads_of(p, asked))]
+            if protocol == SUITE and _among(key, _FINETUNE):
+                others = ["suite with eval.suite_finetune=true", *others]
             read_it = "reads it" if len(others) == 1 else "read it"
             why = f"only {' and '.join(others)} {read_it}"
             why = why if others else "the encoder's own value holds"

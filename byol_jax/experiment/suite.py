@@ -17,7 +17,7 @@ from byol_jax.experiment.evaluation import EvalData, limited, open_eval_data
 from byol_jax.experiment.frozen import UNTRAINED
 from byol_jax.experiment.trained import check_trainable, train_classifiers
 from byol_jax.experiment.transfer import run_transfer
-from byol_jax.faults import Damage
+from byol_jax.faults import Damage, Diverged
 from byol_jax.run_folder import RunEncoder
 
 OTHER, SEVERAL = "top1", "map11"  # figures of sets of one label per image, and of several
@@ -100,11 +100,12 @@ def _opened(run: RunEncoder, name: str, folder: str, cache: Cache | None) -> Eva
     config = run.config.copy_and_resolve_references()
     config.data.name, config.data.dir, config.data.ids_file = name, folder, ""
     data = open_eval_data(run._replace(config=config, data={}), several=True)
-    if config.eval.suite_finetune and data.train.marks is None:
-        try:
-            check_trainable(run, limited(data.train, config.eval.train_examples))
-        except ValueError as e:
-            raise ValueError(f"{shown(folder)}: {e}") from e
+    try:
+        train = limited(data.train, config.eval.train_examples)
+        if config.eval.suite_finetune and train.marks is None:
+            check_trainable(run, train, data.mesh)
+    except ValueError as e:
+        raise ValueError(f"{name}, {shown(folder)}: {e}") from e
     return dataclasses.replace(data, cache=cache)
 
 
@@ -119,6 +120,7 @@ def _compare(facts: TransferSet, data: EvalData) -> None:
 
 
 SCRATCH = "from scratch"
+DIVERGED = "with the chosen learning rate the loss is not finite; set smaller eval.finetune_lrs"
 
 
 def run_suite(
@@ -129,11 +131,15 @@ def run_suite(
     Args:
       run: the encoder and the config.
       suite: the sets.
-      save: is given the result so far after each set but the last; "to_do" names the other sets.
+      save: is given the result so far after each set but the last, without means; "to_do" names the
+        other sets.
 
     Returns:
       "rows": by what was judged, the figure of each set, and "mean" where it has all of them.
-      "sets": by title, all that was found.
+      "sets": by title, all that was found. Where fine-tuning fails, its rows lack the set.
+
+    Raises:
+      TrainingError: more images than `data.max_damaged` cannot be read.
     """
     rows: dict[str, dict[str, float]] = {}
     details: dict[str, Any] = {}
@@ -162,10 +168,16 @@ def _run_set(
     if run.config.eval.suite_finetune and data.train.marks is None:
         log.say(f"{title}: fine-tuning")
         train = limited(data.train, run.config.eval.train_examples)
-        trained = train_classifiers(run, data, train, frozen=False)
-        figures[f"{run.info.method}, fine-tuned"] = trained[metric]
-        figures[SCRATCH] = trained[f"untrained_{metric}"]
-        found["finetune"] = trained
+        try:
+            trained = train_classifiers(run, data, train, frozen=False)
+        except (Diverged, ValueError) as e:  # the other sets are not to be lost
+            why = DIVERGED if isinstance(e, Diverged) else str(e)
+            log.say(f"WARNING: {title} is not fine-tuned: {why}")
+            found["finetune"] = {"failed": why}
+        else:
+            figures[f"{run.info.method}, fine-tuned"] = trained[metric]
+            figures[SCRATCH] = trained[f"untrained_{metric}"]
+            found["finetune"] = trained
     elif run.config.eval.suite_finetune:
         log.say(f"{title}: no fine-tuning, since its images have several labels each")
     split = look_at_split(data.train, data.test)  # when penalty and learning rate are fixed
@@ -185,8 +197,9 @@ def _result(
     details: dict[str, Any],
     to_do: list[str],
 ) -> dict[str, Any]:
-    whole = {k: v for k, v in rows.items() if len(v) == len(details)}
+    whole = {} if to_do else {k: v for k, v in rows.items() if len(v) == len(details)}
     means = {name: sum(row.values()) / len(row) for name, row in whole.items()}
+    overall = {"mean": run.info.method, "untrained_mean": UNTRAINED}
     splits = {title: found["split"] for title, found in details.items()}
     return {
         "summary": suite.summary(),
@@ -197,8 +210,7 @@ def _result(
             for title, split in splits.items()
             if split["sha256"] and split["recorded"] not in ("", split["sha256"])
         ],
-        "mean": means[run.info.method],
-        "untrained_mean": means[UNTRAINED],
+        **{name: means[row] for name, row in overall.items() if row in means},
         "rows": {k: row | ({"mean": means[k]} if k in means else {}) for k, row in rows.items()},
         "sets": details,
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from jax.sharding import Mesh
+
 from byol_jax import log
 from byol_jax.core import starting_from
 from byol_jax.data.labels import balanced
@@ -21,14 +23,21 @@ def _hold_out(source: Source, share: float, seed: int, keys: str) -> tuple[Sourc
         raise ValueError(f"{e} Here {keys} decides.") from e
 
 
-def check_trainable(run: RunEncoder, train: Source) -> None:
+def check_trainable(run: RunEncoder, train: Source, mesh: Mesh) -> None:
     """Check what `train_classifiers` would refuse of fine-tuning, without training.
 
     Raises:
-      ValueError: too few images for a validation part, or epochs that are no whole numbers.
+      ValueError: too few images for a validation part or for the devices, or epochs that are no
+        whole numbers.
     """
-    _whole(run.config.eval.finetune_epochs)
-    _hold_out(train, run.config.eval.validation, run.config.seed, "eval.validation")
+    c, devices = run.config.eval, mesh.devices.size
+    _whole(c.finetune_epochs)
+    rest, _ = _hold_out(train, c.validation, run.config.seed, "eval.validation")
+    if min(c.train_batch, rest.num_examples) < devices:
+        raise ValueError(
+            f"eval.train_batch is {c.train_batch}, and {rest.num_examples} images are left beside "
+            f"the validation part; expected at least one image for each of the {devices} devices."
+        )
 
 
 def train_classifiers(

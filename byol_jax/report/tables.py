@@ -20,7 +20,7 @@ TITLES = {
     "transfer": "Logistic regression, its penalty chosen",
     "stages": "Top-1 by stage of the encoder",
     "retrieval": "Nearest neighbours among the test images",
-    "suite": "Logistic regression on the transfer sets",
+    "suite": "Transfer sets: logistic regression, and fine-tuning if asked for",
     "attributes": "Which transformation was done, from h and from z",
     "robust": "Accuracy on corrupted images, mean over severities",
     "patches": "Patches of the last map",
@@ -212,9 +212,8 @@ def _remark(protocol: str, record: Record) -> str:
     text = ", ".join(parts) + "."
     if isinstance(result.get("step"), int) and result["step"] != record.step:
         text += f" The run has gone on to step {record.step:,} since."
-    for key, what in (("to_do", "Not yet judged"), ("other_splits", "Not the recorded split")):
-        if isinstance(result.get(key), list) and result[key]:
-            text += f" {what}: {', '.join(map(str, result[key]))}."
+    if isinstance(result.get("other_splits"), list) and result["other_splits"]:
+        text += f" Not the recorded split: {', '.join(map(str, result['other_splits']))}."
     if result.get("data") != c.get("data.name") and c:
         text += f" The run was trained on {c.get('data.name')}."
     imagenet = result.get("data") == c.get("data.name") == "imagenet2012"

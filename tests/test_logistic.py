@@ -58,6 +58,25 @@ def test_the_optimum_is_scikit_learns():
         )
 
 
+def test_features_of_unequal_variance_take_few_steps():
+    """Fails if L-BFGS begins from the identity (2,345 steps, and the last fit does not end),
+    forgets the mean, or is turned away from the optimum.
+    """
+    random = np.random.RandomState(0)
+    y = np.arange(120) % CLASSES
+    h = np.eye(CLASSES, 24)[y] + random.randn(120, 24)
+    turn = np.linalg.qr(random.randn(24, 24))[0]
+    h = ((h * np.geomspace(1e-2, 10, 24)) @ turn + 5).astype(np.float32)
+    fit, last, steps = regression(h, y, CLASSES, np.ones(120, np.float32)), None, 0
+    for penalty in (1e3, 1.0, 1e-3):
+        last = fit(penalty, last.linear if last else None)
+        steps += last.steps
+        assert last.converged
+        best = objective(*scikit(h - 5, y, penalty), h - 5, y, penalty)
+        np.testing.assert_allclose(last.value, best, rtol=1e-5)
+    assert steps < 60
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_penalty_is_chosen_on_a_part_and_all_are_fitted_with_it(seed, monkeypatch):
     """Fails if it is chosen on rows that were trained on, the weakest of equals is taken, the final

@@ -2,7 +2,9 @@
 
 The objective is scikit-learn's with C = 1 / penalty: the sum of the examples' cross-entropies plus
 penalty / 2 times the squared norm of the kernel; the bias is free. It is divided by the number of
-examples, which moves no optimum. Features are taken as they are, neither scaled nor normalised.
+examples, which moves no optimum. Features are taken as they are, neither scaled nor normalised; but
+L-BFGS begins from the curvature that their principal components suggest, since their variances
+differ by many orders of magnitude.
 
 Shape key: N examples, D features, K classes.
 """
@@ -27,6 +29,7 @@ FLOOR = 1e-3  # the objective, where it is smaller: float32 tells no smaller gra
 MOST_STEPS = 2000  # per penalty; to reach them is reported
 MEMORY = 20  # changes from which L-BFGS knows the curvature
 LINE_STEPS = 6  # of Newton's method along a direction
+RIDGE = 1e-6  # of the largest variance: smaller ones are within the error of float32
 
 
 class Linear(NamedTuple):
@@ -86,13 +89,14 @@ def regression(
     """
     x = jnp.asarray(h, jnp.float32)
     arrays = x, jnp.asarray(y, jnp.int32), jnp.asarray(weight, jnp.float32)
+    components = principal(x, arrays[2])
 
     def fit(penalty: float, start: Linear | None = None) -> Fit:
         theta = np.zeros((x.shape[1] + 1, classes), np.float32)
         if start is not None:
             theta = np.concatenate([start.kernel, start.bias[None]])
         limits = np.float32(penalty), np.float32(TOLERANCE)
-        found, value, far, steps = minimize(theta, *arrays, *limits)
+        found, value, far, steps = minimize(theta, *arrays, *limits, components)
         theta = np.asarray(found)
         pulse.beat()
         return Fit(Linear(theta[:-1], theta[-1]), penalty, float(value), int(steps), not far)
@@ -206,11 +210,51 @@ def _along(z_NK: Array, dz_NK: Array, y_NK: Array, w_N1: Array, slope: Array, be
     return jax.lax.fori_loop(0, LINE_STEPS, newton, start)[0]
 
 
-def _direction(gradient: Array, moves: Array, turns: Array, steps: Array) -> Array:
+class Components(NamedTuple):
+    """Of features: their mean [D], principal components in columns [D, D], and variances [D]."""
+
+    mean: Array
+    axes: Array
+    variance: Array
+
+
+@jax.jit
+def principal(x_ND: Array, weight_N: Array) -> Components:
+    """The principal components of weighted features."""
+    share = (weight_N / weight_N.sum())[:, None]
+    mean = (share * x_ND).sum(0)
+    apart = x_ND - mean[None]
+    covariance = jnp.matmul(apart.T, share * apart, precision="highest")
+    variance, axes = jnp.linalg.eigh(covariance)
+    return Components(mean, axes, jnp.maximum(variance, 0))
+
+
+def _flattened(q: Array, c: Components, bend: Array, shrink: Array) -> Array:
+    """The inverse of a guess of the Hessian times q, in the shape of kernel and bias.
+
+    The guess: `bend`, the mean of p (1 - p), times the second moments of the features and a
+    constant 1, plus `shrink` for the kernel; alike and independent for all classes. It is diagonal
+    in the principal components once the bias is that of centred features.
+    """
+    kernel, bias = q[:-1], q[-1:]
+    inner = jnp.matmul(c.axes.T, kernel - c.mean[:, None] * bias, precision="highest")
+    curvature = bend * (c.variance + RIDGE * c.variance.max()) + shrink
+    kernel = jnp.matmul(c.axes, inner / curvature[:, None], precision="highest")
+    return jnp.concatenate([kernel, bias / bend - c.mean[None] @ kernel])
+
+
+def _direction(
+    gradient: Array,
+    moves: Array,
+    turns: Array,
+    steps: Array,
+    flattened: Callable[[Array], Array],
+) -> Array:
     """L-BFGS's two loops: minus the inverse Hessian, as far as it is known, times the gradient.
 
     moves, turns: the last changes of the parameters and of the gradient [MEMORY, D + 1, K], that
-    of step i in row i % MEMORY; rows not yet written are 0.
+    of step i in row i % MEMORY; rows not yet written are 0. flattened: the inverse Hessian before
+    anything is known of it, but for a factor.
     """
     order = (steps - 1 - jnp.arange(MEMORY)) % MEMORY  # from the newest
     curvature = (moves * turns).sum((1, 2))
@@ -226,14 +270,20 @@ def _direction(gradient: Array, moves: Array, turns: Array, steps: Array) -> Arr
 
     q, alphas = jax.lax.scan(back, gradient, order)
     newest = order[0]
-    scale = curvature[newest] / (turns[newest] ** 2).sum()
-    q = q * jnp.where(curvature[newest] > 0, scale, 1 / jnp.linalg.norm(gradient))
+    scale = curvature[newest] / (turns[newest] * flattened(turns[newest])).sum()
+    q = flattened(q) * jnp.where(curvature[newest] > 0, scale, 1)
     return -jax.lax.scan(forth, q, (order[::-1], alphas[::-1]))[0]
 
 
 @jax.jit
 def minimize(
-    start: Array, x_ND: Array, y_N: Array, weight_N: Array, penalty: Array, tolerance: Array
+    start: Array,
+    x_ND: Array,
+    y_N: Array,
+    weight_N: Array,
+    penalty: Array,
+    tolerance: Array,
+    components: Components,
 ) -> tuple[Array, Array, Array, Array]:
     """The optimum from a start, all in the shape of kernel and, as its last row, bias [D + 1, K].
 
@@ -242,6 +292,7 @@ def minimize(
       x_ND, y_N, weight_N: features, labels and weights of the examples.
       penalty: see the module.
       tolerance: of the gradient's norm, as a share of the objective per example.
+      components: of the features; they change how fast the optimum is found, not where it is.
 
     Returns:
       (optimum, the objective's value there, whether the gradient is still too large, steps).
@@ -261,8 +312,14 @@ def minimize(
         kernel = jnp.matmul(x_ND.T, residual, precision="highest")
         return value, jnp.concatenate([kernel, residual.sum(0, keepdims=True)]) + shrink * theta
 
+    p = jax.nn.softmax(logits(start))
+    bend = jnp.maximum((w_N1 * p * (1 - p)).sum() / start.shape[1], FLOOR**2)
+
+    def flattened(q: Array) -> Array:
+        return _flattened(q, components, bend, penalty / examples)
+
     def step(carry: _Carry) -> _Carry:
-        d = _direction(carry.gradient, carry.moves, carry.turns, carry.steps)
+        d = _direction(carry.gradient, carry.moves, carry.turns, carry.steps, flattened)
         slope, bend = (shrink * carry.theta * d).sum(), (shrink * d**2).sum()
         t = _along(logits(carry.theta), logits(d), y_NK, w_N1, slope, bend)
         theta = carry.theta + t * d

@@ -18,14 +18,22 @@ import numpy as np
 
 from byol_jax import pulse
 from byol_jax.evals.features import NothingToJudge
-from byol_jax.evals.logistic import MOST_STEPS, Chosen, Fit, Linear, minimize, penalties
+from byol_jax.evals.logistic import (
+    MOST_STEPS,
+    Chosen,
+    Fit,
+    Linear,
+    minimize,
+    penalties,
+    principal,
+)
 from byol_jax.log import say
 
 RECALLS = 10  # the recalls of the 11 points are 0 / 10 to 10 / 10
 
 # A classifier of two classes whose weights are both penalised is one of their difference with half
 # of the penalty: at the optimum they are opposite.
-_each = jax.jit(jax.vmap(minimize, in_axes=(0, None, 1, 1, None, None)))
+_each = jax.jit(jax.vmap(minimize, in_axes=(0, None, 1, 1, None, None, None)))
 
 # Smaller than of one classifier of all classes: where a class is rare its objective is small, and
 # features of few images are far from independent.
@@ -91,6 +99,7 @@ def one_vs_rest(h: np.ndarray, marks: np.ndarray) -> Callable[[float, Linear | N
     """
     x, classes = jnp.asarray(h, jnp.float32), marks.shape[1]
     y, weight = jnp.asarray(marks > 0, jnp.int32), jnp.asarray(marks >= 0, jnp.float32)
+    components = principal(x, jnp.ones(len(x)))
 
     def fit(penalty: float, start: Linear | None = None) -> Fit:
         theta = np.zeros((classes, x.shape[1] + 1, 2), np.float32)
@@ -98,7 +107,7 @@ def one_vs_rest(h: np.ndarray, marks: np.ndarray) -> Callable[[float, Linear | N
             whole = np.concatenate([start.kernel, start.bias[None]]).T / 2
             theta = np.stack([-whole, whole], -1)
         limits = np.float32(2 * penalty), np.float32(TOLERANCE)
-        found, value, far, steps = _each(theta, x, y, weight, *limits)
+        found, value, far, steps = _each(theta, x, y, weight, *limits, components)
         theta = np.asarray(found)
         both = (theta[..., 1] - theta[..., 0]).T
         pulse.beat()

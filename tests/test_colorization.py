@@ -16,13 +16,16 @@ from byol_jax.convert.info import EncoderInfo, build_encoder
 from byol_jax.convert.native import save_encoder
 from byol_jax.convert.timm import save_timm
 from byol_jax.core import Encoder, Features
+from byol_jax.evaluate import config_for_export
 from byol_jax.experiment.build import build
+from byol_jax.experiment.frozen import untrained
 from byol_jax.experiment.questions import judged
 from byol_jax.methods.colorize import colorize
 from byol_jax.methods.probe import with_probe
 from byol_jax.models import heads, make_encoder, on_lightness
 from byol_jax.models.heads import Head
 from byol_jax.models.pixel_decoder import pixel_decoder
+from byol_jax.run_folder import read_export
 from byol_jax.train_step import make_train_step
 from byol_jax.views.lab import normalised, to_lab, to_rgb
 from byol_jax.views.tasks.colorization import (
@@ -280,7 +283,9 @@ def test_labels_change_nothing_and_shuffled_targets_give_chance():
 
 
 def test_an_encoder_on_lightness_is_kept(tmp_path, quick):
-    """Fails if an export forgets that it sees lightness, or one that cannot say so is made."""
+    """Fails if an export forgets that it sees lightness, one that cannot say so is made, or none
+    can be judged beside an untrained one.
+    """
     given = {"width": 0.25, "lightness": (MEAN, STD)}
     encoder = make_encoder("tiny", **given)
     assert encoder.channels == 3
@@ -291,6 +296,8 @@ def test_an_encoder_on_lightness_is_kept(tmp_path, quick):
     assert again.config == encoder.config
     info = EncoderInfo(encoder.config, 8, MEAN, STD, 8)
     save_encoder(tmp_path / "out", params, stats, info)
+    drawn, _ = untrained(read_export(tmp_path / "out", config_for_export()))
+    assert jax.tree.map(np.shape, drawn) == jax.tree.map(np.shape, params)
     loaded = byol_jax.load_encoder(tmp_path / "out")
     want = encoder.apply(params, stats, normalised(images, MEAN, STD)[:, None], False)[0].pooled
     np.testing.assert_allclose(loaded(images), want[:, 0], atol=1e-5)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -40,7 +41,8 @@ def on_lightness(encoder: Encoder, mean: Sequence[float], std: Sequence[float]) 
         raise ValueError(f"lightness is {given}; expected finite numbers.")
 
     def init(key: Array, images_NGHWC: Array) -> tuple[Any, Any]:
-        return encoder.init(key, images_NGHWC[..., :1])
+        shape = (*images_NGHWC.shape[:-1], 1)
+        return encoder.init(key, jax.ShapeDtypeStruct(shape, images_NGHWC.dtype))
 
     def apply(
         params: Any, stats: Any, images_NGHWC: Array, *args: Any, **options: Any

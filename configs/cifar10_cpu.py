@@ -49,7 +49,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "several": {"tasks": "relative,colorization", "turns": (1,)},
 }
 # At batch 256, where it is not 0.4.
-# At 0.4 inpainting forgets what it learnt in the warm-up; 0.08 has not been run.
+# At 0.4 inpainting forgets what it learnt in the warm-up.
 LR = {"barlow": 4e-3, "vicreg": 0.04, "dino": 2e-3, "npid": 0.05, "inpainting": 0.08}
 
 

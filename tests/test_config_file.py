@@ -200,6 +200,7 @@ SINCE = {
     "eval.patches_images": 256, "eval.patches_size": 0,
     "data.rate": 16_000, "eval.task": 0, "views.one_branch": False,
     "eval.finetune_epochs": [], "eval.pixels": True, "eval.cache": 2.0,
+    "eval.suite_finetune": False,
 }  # fmt: skip
 GONE = {
     "encoder.": ("stem", "zero_init_last", "project_first", "space_to_depth"),

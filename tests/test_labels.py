@@ -9,7 +9,7 @@ from byol_jax.config import resolve
 from byol_jax.data.labels import balanced, named_in
 from byol_jax.data.opening import open_source
 from byol_jax.data.source import Shard, Source
-from byol_jax.experiment import protocols
+from byol_jax.experiment import trained
 from byol_jax.experiment.build import open_data
 from byol_jax.experiment.evaluation import EvalData
 from byol_jax.run_folder import RunEncoder
@@ -102,12 +102,12 @@ def test_fine_tuning_takes_the_draw_that_is_asked_for(monkeypatch):
     config.eval.label_fraction = 0.2
     seen = []
     monkeypatch.setattr(
-        protocols, "_run_supervised", lambda run, data, train, frozen: seen.append(train) or {}
+        trained, "train_classifiers", lambda run, data, train, frozen: seen.append(train) or {}
     )
     data = EvalData(config, source, source, None, None, None, ())
     for balance in (True, False):
         config.eval.label_balance = balance
-        protocols.run_finetune(RunEncoder(config, mini_encoder(), {}, {}, None, {}), data)
+        trained.run_finetune(RunEncoder(config, mini_encoder(), {}, {}, None, {}), data)
     assert np.bincount(seen[0].labels).tolist() == [5, 5]
     assert seen[1].num_examples == 10
     assert np.bincount(seen[1].labels).tolist() != [5, 5]

@@ -128,7 +128,6 @@ def evaluate(
         cache = _cache(config, source / "eval" if encoder is None else place.parent)
         judged = _open(run, protocol, place, folder is not None, cache)
         log.say(f"{protocol} of step {run.info.step} on {judged.what}")
-
         part = place.with_name(f"{place.name}.part")
 
         def headed(found: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ heads, mild colours, fast targets and short queues for an encoder that sees few 
 batch 64, and SimSiam learn faster with ten times the learning rate for the predictor, BYOL also
 with a constant tau. BYOL, VICReg, SwAV and NPID have been run whole, the others that compare views
 for two epochs, where only siamese is not above an untrained encoder by kNN; pretext tasks (but
-exemplars) for one. NPID, of one view, comes into its own in twelve (--config.epochs=12).
+exemplars) for one. NPID, which has one view, needs twelve (--config.epochs=12).
 Hardware, time and accuracy: docs/results.md.
 """
 

@@ -136,9 +136,6 @@ def _train(
     return score, int(learned.sum())
 
 
-_KEY = {True: "eval.lrs", False: "eval.finetune_lrs"}
-
-
 def linear(
     encoder: Encoder,
     parts: Parts,
@@ -184,15 +181,16 @@ def linear(
         try:
             score, _ = train(parts.sweep, group, epochs)
         except Diverged:
-            say(f"learning rate {' or '.join(f'{lr:g}' for lr in group)}: the loss is not finite")
+            rates = " and ".join(f"{lr:g}" for lr in group)
+            say(f"learning rate {rates}, {epochs} epochs: the loss is not finite")
             continue
         scores, labels = score(parts.validation)
         for i, lr in enumerate(group):
             accuracy[epochs, lr] = topk_accuracy(scores[:, i], labels)["top1"]
     if not accuracy:
+        key = "eval.lrs" if protocol.frozen else "eval.finetune_lrs"
         raise ValueError(
-            f"Training with the learning rates {lrs} gave losses that are not finite; set smaller "
-            f"{_KEY[protocol.frozen]}."
+            f"The loss is not finite with any of the learning rates {lrs}; set smaller {key}."
         )
     best = max(accuracy, key=accuracy.__getitem__)  # the first of equals
     several = len(protocol.epochs) > 1

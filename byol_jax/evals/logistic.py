@@ -4,7 +4,7 @@ The objective is scikit-learn's with C = 1 / penalty: the sum of the examples' c
 penalty / 2 times the squared norm of the kernel; the bias is free. It is divided by the number of
 examples, which moves no optimum. Features are taken as they are, neither scaled nor normalised; but
 L-BFGS begins from the curvature that their principal components suggest, since their variances
-differ by many orders of magnitude.
+differ by many orders of magnitude (a preconditioner; Nocedal and Wright 2006, section 7.2).
 
 Shape key: N examples, D features, K classes.
 """
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from byol_jax import pulse
 from byol_jax.evals.features import Extracted, NothingToJudge, accuracies, topk_accuracy
@@ -30,6 +31,7 @@ MOST_STEPS = 2000  # per penalty; to reach them is reported
 MEMORY = 20  # changes from which L-BFGS knows the curvature
 LINE_STEPS = 6  # of Newton's method along a direction
 RIDGE = 1e-6  # of the largest variance: smaller ones are within the error of float32
+LEAST_SPREAD = 1e-6  # of p (1 - p), which is 0 where every answer is certain
 
 
 class Linear(NamedTuple):
@@ -75,7 +77,11 @@ def penalties(count: int) -> list[float]:
 
 
 def regression(
-    h: np.ndarray, y: np.ndarray, classes: int, weight: np.ndarray
+    h: np.ndarray,
+    y: np.ndarray,
+    classes: int,
+    weight: np.ndarray,
+    components: Components | None = None,
 ) -> Callable[[float, Linear | None], Fit]:
     """Fits of one set of examples, all by one compiled program.
 
@@ -83,13 +89,14 @@ def regression(
       h, y: features [N, D] and labels [N], 0 to classes - 1.
       classes: number of classes K.
       weight: of each example [N], float32; the objective is divided by their sum.
+      components: of the features; None: computed here.
 
     Returns:
       (penalty, where to start) -> its fit; None starts from zeros.
     """
     x = jnp.asarray(h, jnp.float32)
     arrays = x, jnp.asarray(y, jnp.int32), jnp.asarray(weight, jnp.float32)
-    components = principal(x, arrays[2])
+    components = principal(x) if components is None else components
 
     def fit(penalty: float, start: Linear | None = None) -> Fit:
         theta = np.zeros((x.shape[1] + 1, classes), np.float32)
@@ -145,7 +152,9 @@ def choose(
             f"choose the penalty on {validation} of them (eval.validation)."
         )
     x, y = np.asarray(h[known], np.float32), y[known]
-    fit, last, best, accuracy, unconverged = regression(x, y, classes, ~held), None, None, -1.0, 0
+    components = principal(x)  # once for both fits: they change no optimum
+    fit = regression(x, y, classes, ~held, components)
+    last, best, accuracy, unconverged = None, None, -1.0, 0
     for penalty in penalties(count):
         last = fit(penalty, last.linear if last else None)
         unconverged += not last.converged
@@ -153,7 +162,7 @@ def choose(
         if best is None or found > accuracy:
             best, accuracy = last, found
     assert best is not None
-    final = regression(x, y, classes, np.ones(len(x)))(best.penalty, best.linear)
+    final = regression(x, y, classes, np.ones(len(x)), components)(best.penalty, best.linear)
     unconverged += not final.converged
     say(f"penalty {best.penalty:.3g}: {accuracy:.2f} on {held.sum():,} validation images")
     if unconverged:
@@ -219,28 +228,29 @@ class Components(NamedTuple):
 
 
 @jax.jit
-def principal(x_ND: Array, weight_N: Array) -> Components:
-    """The principal components of weighted features."""
-    share = (weight_N / weight_N.sum())[:, None]
-    mean = (share * x_ND).sum(0)
+def principal(x_ND: ArrayLike) -> Components:
+    """The principal components of features [N, D]."""
+    x_ND = jnp.asarray(x_ND, jnp.float32)
+    mean = x_ND.mean(0)
     apart = x_ND - mean[None]
-    covariance = jnp.matmul(apart.T, share * apart, precision="highest")
+    covariance = jnp.matmul(apart.T, apart, precision="highest") / len(x_ND)
     variance, axes = jnp.linalg.eigh(covariance)
     return Components(mean, axes, jnp.maximum(variance, 0))
 
 
-def _flattened(q: Array, c: Components, bend: Array, shrink: Array) -> Array:
-    """The inverse of a guess of the Hessian times q, in the shape of kernel and bias.
+def _preconditioned(q: Array, c: Components, spread: Array, shrink: Array) -> Array:
+    """The inverse of an approximate Hessian times q, both kernel and bias [D + 1, K].
 
-    The guess: `bend`, the mean of p (1 - p), times the second moments of the features and a
-    constant 1, plus `shrink` for the kernel; alike and independent for all classes. It is diagonal
-    in the principal components once the bias is that of centred features.
+    It has the same block for every class and none between them: `spread`, the mean of p (1 - p),
+    times the second moments of the features and a constant 1, plus `shrink` for the kernel. That is
+    diagonal in the principal components once the bias is that of centred features.
     """
     kernel, bias = q[:-1], q[-1:]
     inner = jnp.matmul(c.axes.T, kernel - c.mean[:, None] * bias, precision="highest")
-    curvature = bend * (c.variance + RIDGE * c.variance.max()) + shrink
+    curvature = spread * (c.variance + RIDGE * c.variance.max()) + shrink
     kernel = jnp.matmul(c.axes, inner / curvature[:, None], precision="highest")
-    return jnp.concatenate([kernel, bias / bend - c.mean[None] @ kernel])
+    shift = jnp.matmul(c.mean[None], kernel, precision="highest")
+    return jnp.concatenate([kernel, bias / spread - shift])
 
 
 def _direction(
@@ -248,13 +258,13 @@ def _direction(
     moves: Array,
     turns: Array,
     steps: Array,
-    flattened: Callable[[Array], Array],
+    preconditioned: Callable[[Array], Array],
 ) -> Array:
     """L-BFGS's two loops: minus the inverse Hessian, as far as it is known, times the gradient.
 
     moves, turns: the last changes of the parameters and of the gradient [MEMORY, D + 1, K], that
-    of step i in row i % MEMORY; rows not yet written are 0. flattened: the inverse Hessian before
-    anything is known of it, but for a factor.
+    of step i in row i % MEMORY; rows not yet written are 0. preconditioned: the inverse Hessian
+    as far as it is known before the first step, up to a factor.
     """
     order = (steps - 1 - jnp.arange(MEMORY)) % MEMORY  # from the newest
     curvature = (moves * turns).sum((1, 2))
@@ -270,8 +280,8 @@ def _direction(
 
     q, alphas = jax.lax.scan(back, gradient, order)
     newest = order[0]
-    scale = curvature[newest] / (turns[newest] * flattened(turns[newest])).sum()
-    q = flattened(q) * jnp.where(curvature[newest] > 0, scale, 1)
+    scale = curvature[newest] / (turns[newest] * preconditioned(turns[newest])).sum()
+    q = preconditioned(q) * jnp.where(curvature[newest] > 0, scale, 1)
     return -jax.lax.scan(forth, q, (order[::-1], alphas[::-1]))[0]
 
 
@@ -313,13 +323,13 @@ def minimize(
         return value, jnp.concatenate([kernel, residual.sum(0, keepdims=True)]) + shrink * theta
 
     p = jax.nn.softmax(logits(start))
-    bend = jnp.maximum((w_N1 * p * (1 - p)).sum() / start.shape[1], FLOOR**2)
+    spread = jnp.maximum((w_N1 * p * (1 - p)).sum() / start.shape[1], LEAST_SPREAD)
 
-    def flattened(q: Array) -> Array:
-        return _flattened(q, components, bend, penalty / examples)
+    def preconditioned(q: Array) -> Array:
+        return _preconditioned(q, components, spread, penalty / examples)
 
     def step(carry: _Carry) -> _Carry:
-        d = _direction(carry.gradient, carry.moves, carry.turns, carry.steps, flattened)
+        d = _direction(carry.gradient, carry.moves, carry.turns, carry.steps, preconditioned)
         slope, bend = (shrink * carry.theta * d).sum(), (shrink * d**2).sum()
         t = _along(logits(carry.theta), logits(d), y_NK, w_N1, slope, bend)
         theta = carry.theta + t * d

@@ -99,7 +99,7 @@ def one_vs_rest(h: np.ndarray, marks: np.ndarray) -> Callable[[float, Linear | N
     """
     x, classes = jnp.asarray(h, jnp.float32), marks.shape[1]
     y, weight = jnp.asarray(marks > 0, jnp.int32), jnp.asarray(marks >= 0, jnp.float32)
-    components = principal(x, jnp.ones(len(x)))
+    components = principal(x)
 
     def fit(penalty: float, start: Linear | None = None) -> Fit:
         theta = np.zeros((classes, x.shape[1] + 1, 2), np.float32)

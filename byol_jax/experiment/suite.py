@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ from byol_jax.faults import Damage, Diverged
 from byol_jax.run_folder import RunEncoder
 
 OTHER, SEVERAL = "top1", "map11"  # figures of sets of one label per image, and of several
+SCRATCH = "from scratch"
+DIVERGED = "with the chosen learning rate the loss is not finite; set smaller eval.finetune_lrs"
 
 
 class Suite(NamedTuple):
@@ -119,10 +121,6 @@ def _compare(facts: TransferSet, data: EvalData) -> None:
         )
 
 
-SCRATCH = "from scratch"
-DIVERGED = "with the chosen learning rate the loss is not finite; set smaller eval.finetune_lrs"
-
-
 def run_suite(
     run: RunEncoder, suite: Suite, save: Callable[[dict[str, Any]], None] = lambda result: None
 ) -> dict[str, Any]:
@@ -160,10 +158,9 @@ def _run_set(
     run: RunEncoder, title: str, data: EvalData
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """All that is found of a set, and its own figure by what was judged."""
-    metrics = {facts.title: facts.metric for facts in TRANSFER.values()}
-    recorded = {facts.title: facts.split for facts in TRANSFER.values()}.get(title, "")
+    facts = {f.title: f for f in TRANSFER.values()}.get(title)
     found = run_transfer(run, data)
-    metric = metrics.get(title, OTHER if data.train.marks is None else SEVERAL)
+    metric = facts.metric if facts else OTHER if data.train.marks is None else SEVERAL
     figures = {subject: row[metric] for subject, row in found["rows"].items()}
     if run.config.eval.suite_finetune and data.train.marks is None:
         log.say(f"{title}: fine-tuning")
@@ -181,13 +178,18 @@ def _run_set(
     elif run.config.eval.suite_finetune:
         log.say(f"{title}: no fine-tuning, since its images have several labels each")
     split = look_at_split(data.train, data.test)  # when penalty and learning rate are fixed
-    if split.sha256 and recorded not in ("", split.sha256):
+    pairs = [list(pair) for pair in split.named]
+    about = split._asdict() | {"named": pairs, "recorded": facts.split if facts else ""}
+    if _is_other(about):
         log.say(f"WARNING: {title} is divided otherwise than the recorded split, or has others")
     if split.warning():
         log.say(f"WARNING: {title}: {split.warning()}")
-    pairs = [list(pair) for pair in split.named]
-    about = split._asdict() | {"named": pairs, "recorded": recorded}
     return {"metric": metric, "split": about, **found}, figures
+
+
+def _is_other(split: Mapping[str, Any]) -> bool:
+    """Whether a split is known not to be the recorded one."""
+    return bool(split["sha256"]) and split["recorded"] not in ("", split["sha256"])
 
 
 def _result(
@@ -200,16 +202,11 @@ def _result(
     whole = {} if to_do else {k: v for k, v in rows.items() if len(v) == len(details)}
     means = {name: sum(row.values()) / len(row) for name, row in whole.items()}
     overall = {"mean": run.info.method, "untrained_mean": UNTRAINED}
-    splits = {title: found["split"] for title, found in details.items()}
     return {
         "summary": suite.summary(),
         "missing": suite.missing,
         "to_do": to_do,
-        "other_splits": [
-            title
-            for title, split in splits.items()
-            if split["sha256"] and split["recorded"] not in ("", split["sha256"])
-        ],
+        "other_splits": [t for t, found in details.items() if _is_other(found["split"])],
         **{name: means[row] for name, row in overall.items() if row in means},
         "rows": {k: row | ({"mean": means[k]} if k in means else {}) for k, row in rows.items()},
         "sets": details,

@@ -49,9 +49,11 @@ def train_classifiers(
       The figures of `linear`; those of the untrained encoder begin with "untrained_".
 
     Raises:
-      ValueError: too few images for a validation part.
+      ValueError: too few images for a validation part, or the loss is not finite with any learning
+        rate.
       NothingToJudge: no image of a part has a label that is known and can be read.
-      TrainingError: too many images cannot be read.
+      TrainingError: too many images cannot be read, or the loss with the chosen learning rate is
+        not finite.
     """
     c = run.config.eval
     lrs = c.lrs if frozen else c.finetune_lrs

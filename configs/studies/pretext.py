@@ -8,9 +8,9 @@
 50,000 images each, which is one epoch: three to six minutes of two cores per run. The argument is
 the rows' names, with commas between them. "Right" is the share of right answers about test images
 (chance: rotation 25, relative 12.5, jigsaw 4.2 percent; of colorization, of the right bin among
-all pixels), "dB" the signal-to-noise ratio in inpainting's hole, "relative" that of `several`; the
-stages are logistic regression on
-10,000 images, global means of the maps. Published: Doersch et al. 2015 and Noroozi and Favaro 2016
+all pixels), "dB" the peak signal-to-noise ratio in inpainting's hole, "relative" the right answers
+about places in `several`; the stages are logistic regression on 10,000 images, global means of the
+maps. Published: Doersch et al. 2015 and Noroozi and Favaro 2016
 say that networks solve these puzzles by edges that continue and by the lens's colour shifts, and
 then learn less; no figure is comparable.
 """

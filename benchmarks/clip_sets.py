@@ -2,6 +2,7 @@
 
     python -m benchmarks.clip_sets small VIDEOS OUT          videos, shrunk to 120 px of width
     python -m benchmarks.clip_sets spoken RECORDINGS OUT     spoken digits beside written ones
+    python -m benchmarks.clip_sets paired SOUNDS PICTURES OUT     ESC-10 beside Caltech-101
     python -m benchmarks.clip_sets moving OUT                written digits that move: synthetic
 
 VIDEOS: a folder of videos with sound, such as the GRID corpus; every tenth becomes the test part.
@@ -9,10 +10,13 @@ RECORDINGS: those of the free spoken digit data set (Jakobovski/free-spoken-digi
 {digit}_{speaker}_{number}.wav. The pictures are scikit-learn's digits. Recordings 0 to 4 of each
 speaker, as its authors say, are the test part, and so are the digits that `data.name=digits` tests
 on: no recording and no picture is in both parts.
+SOUNDS: ESC-10 (karolpiczak/ESC-10), a folder per class; its fold 5 is the test part. PICTURES:
+Caltech-101 as train/CLASS and test/CLASS.
 """
 
 import shutil
 import sys
+import wave
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +25,16 @@ import numpy as np
 
 from byol_jax.data.media import VIDEOS
 from byol_jax.data.opening import open_source
+
+# ESC-10 -> Caltech-101.
+HEARD = {
+    "001 - Dog bark": "dalmatian",
+    "003 - Sea waves": "ketch",
+    "005 - Clock tick": "watch",
+    "006 - Person sneeze": "Faces_easy",
+    "007 - Helicopter": "helicopter",
+    "009 - Rooster": "rooster",
+}
 
 
 def small(videos: Path, out: Path, width: int = 120, rate: int = 8000) -> None:
@@ -75,6 +89,46 @@ def spoken(recordings: Path, out: Path) -> None:
         shutil.copy(path, folder / "sound.wav")
 
 
+def paired(sounds: Path, pictures: Path, out: Path, most: int = 60, rate: int = 8000) -> None:
+    """A folder of a picture and a recording of its class, for at most `most` pictures."""
+    from PIL import Image
+
+    for heard, seen in HEARD.items():
+        recordings = sorted((sounds / heard).glob("*.ogg"))
+        for part in ("train", "test"):
+            held = [p for p in recordings if p.name.startswith("5") == (part == "test")]
+            for i, path in enumerate(sorted((pictures / part / seen).iterdir())[:most]):
+                folder = out / part / seen / path.stem
+                folder.mkdir(parents=True, exist_ok=True)
+                with Image.open(path) as image:
+                    image.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC).save(
+                        folder / "0.png"
+                    )
+                _write_wav(_audible(held[i % len(held)], rate), rate, folder / "sound.wav")
+
+
+def _audible(path: Path, rate: int) -> np.ndarray:
+    """The samples of a recording without the silence that it is padded with, int16.
+
+    What is shorter than two seconds is repeated.
+    """
+    import av
+
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
+    with av.open(str(path)) as given:
+        pieces = [p for frame in given.decode(audio=0) for p in resampler.resample(frame)]
+    samples = np.concatenate([p.to_ndarray()[0] for p in pieces])
+    loud = np.flatnonzero(np.abs(samples) > np.abs(samples).max() // 100)
+    samples = samples[loud[0] : loud[-1] + 1]
+    return np.resize(samples, max(len(samples), 2 * rate))
+
+
+def _write_wav(samples: np.ndarray, rate: int, path: Path) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, samples.itemsize, rate, len(samples), "NONE", ""))
+        file.writeframes(samples.tobytes())
+
+
 def moving(out: Path, frames: int = 24, side: int = 48) -> None:
     """Two digits each that fly through a picture and bounce off its borders."""
     from PIL import Image
@@ -103,5 +157,10 @@ def moving(out: Path, frames: int = 24, side: int = 48) -> None:
 
 
 if __name__ == "__main__":
-    make: dict[str, Callable[..., None]] = {"small": small, "spoken": spoken, "moving": moving}
+    make: dict[str, Callable[..., None]] = {
+        "small": small,
+        "spoken": spoken,
+        "paired": paired,
+        "moving": moving,
+    }
     make[sys.argv[1]](*map(Path, sys.argv[2:]))

@@ -7,6 +7,7 @@ import pytest
 import scipy.signal
 from conftest import mini_encoder, start_state
 from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
 
 from byol_jax import optim
 from byol_jax.config import default_config
@@ -16,6 +17,8 @@ from byol_jax.losses import auc
 from byol_jax.methods.correspond import correspond
 from byol_jax.models import heads
 from byol_jax.train_step import make_train_step
+from byol_jax.views import device
+from byol_jax.views.spec import ViewSpec
 from byol_jax.views.tasks.avc import avc, log_spectrogram
 from byol_jax.views.tasks.shuffle import motion, shuffle
 
@@ -104,6 +107,46 @@ def test_windows_are_where_something_moves():
     assert set(first) <= {6, 7, 8}
 
 
+def guessed(features, target):
+    """Share of held-out answers that the 15 nearest of a half tell of the other half."""
+    x, half = (features - features.mean(0)) / features.std(0), len(target) // 2
+    reader = KNeighborsClassifier(15).fit(x[:half], target[:half])
+    return reader.score(x[half:], target[half:])
+
+
+def is_chance(found, target):
+    """Whether a share of right answers is no more than the commonest answer has, but for chance."""
+    target = target[len(target) // 2 :]
+    share = max(target.mean(), 1 - target.mean())
+    return found < share + 3 * (share * (1 - share) / len(target)) ** 0.5
+
+
+def test_a_clock_in_the_corner_does_not_tell_the_order():
+    """Fails if crops that leave the corners out keep a clock there, or the ends alone tell.
+
+    A reader of the clock finds the answer where whole frames are shown.
+    """
+    random, rows, side = np.random.RandomState(0), 1600, 16
+    still = random.rand(rows, 1, side, side, 3).astype(np.float32)
+    frames = np.tile(still, (1, FRAMES, 1, 1, 1))
+    began = random.rand(rows, 1)
+    clock = (np.arange(FRAMES) / FRAMES + began) / 2
+    frames[:, :, :2, :2] = clock[..., None, None, None]
+    quiz = shuffle(FRAMES, span=SPAN, apart=APART)
+    u_NU = device.uniforms(KEY, rows, 1)[:, 0]
+    read, targets = {}, {}
+    for area in (1.0, 0.4):
+        spec = ViewSpec(side, area=(area, area), aspect=(1.0, 1.0), flip=0.0)
+        crop = jax.vmap(lambda x, spec=spec: device.crop_batch(x, spec, u_NU), 1, 1)
+        batch = {"frames": crop(jnp.asarray(frames)), "mask": np.ones(rows, np.float32)}
+        made = jax.jit(quiz.task)(batch, KEY)
+        targets[area] = np.asarray(made["target"])[:, 0]
+        read[area] = np.asarray(made["views"])[:, :, 0, 0, 0]
+    assert guessed(read[1.0], targets[1.0]) > 0.97
+    assert is_chance(guessed(read[1.0][:, [0, 2]], targets[1.0]), targets[1.0])
+    assert is_chance(guessed(read[0.4], targets[0.4]), targets[0.4])
+
+
 # --- audio-visual correspondence -----------------------------------------------------------------
 
 
@@ -164,6 +207,27 @@ def test_pairs_are_of_one_clip_if_the_label_says_so():
         found.append(made["target"])
     share = np.mean(found)
     assert abs(share - 0.5) < 3.5 * (0.25 / len(np.ravel(found))) ** 0.5
+
+
+def test_loudness_does_not_tell_the_clip():
+    """Fails if how loud a clip is, which its frames may tell too, is in its spectrogram.
+
+    A reader of the raw sound's loudness finds the pairs.
+    """
+    random, rows = np.random.RandomState(0), 2400
+    loud = np.exp(random.uniform(-5, 0, rows)).astype(np.float32)
+    sound = loud[:, None] * random.randn(rows, 64).astype(np.float32)
+    views = np.broadcast_to(loud[:, None, None, None, None], (rows, 1, 2, 2, 3))
+    batch = {"views": views, "sound": sound, "mask": np.ones(rows, np.float32)}
+    made = jax.jit(avc(64, fft=16, window=16, hop=8).task)(batch, KEY)
+    target, spectrogram = np.asarray(made["target"]), np.asarray(made["spectrogram"])
+    away = jax.random.randint(jax.random.split(KEY)[1], (rows,), 1, rows, jnp.int32)
+    heard = np.where(target == 1, np.arange(rows), (np.arange(rows) + away) % rows)
+    own = np.log(sound.std(1))
+    assert guessed(np.stack([np.log(loud), own[heard]], 1), target) > 0.85
+    level = spectrogram[:, 0, :, :, 0]
+    figures = [level.mean((1, 2)), level.std((1, 2))]
+    assert is_chance(guessed(np.stack([np.log(loud), *figures], 1), target), target)
 
 
 def small(dtype="float32"):

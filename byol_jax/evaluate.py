@@ -37,7 +37,7 @@ from byol_jax.run_folder import RunEncoder, keep_compiled, read_export, read_run
 from byol_jax.writing import check_writable, write_json
 
 # What the rows of a result are by.
-_BY = {"fewshot": "labels per class", "lowshot": "labels per class", "stages": "top-1 by stage"}
+_BY = {"fewshot": "labels per class", "lowshot": "labels per class", "stages": "percent by stage"}
 
 # Figures that are no percentages -> their digits.
 _DIGITS = {"rms": 3, "rel": 3}

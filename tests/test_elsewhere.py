@@ -124,10 +124,13 @@ def test_the_test_images_are_not_read_before_the_penalty_is_fixed(tmp_path, grey
     evaluate(
         None, "stages", to_judge(grey, penalties=2, stage_numbers=72), tmp_path, encoder=folder
     )
-    assert order == ["train", *["choose"] * 3, "test"] * 2
-    numbers = json.loads((tmp_path / "stages.json").read_text())["numbers"]
-    assert numbers == {"1": 9 * 8, "2": 4 * 16, "3": 4 * 32}
-    assert "top-1 by stage" in table("stages", json.loads((tmp_path / "stages.json").read_text()))
+    # Pooled over a grid, beside the global means, from one pass over each part.
+    assert order == ["train", *["choose"] * 6, "test"] * 2
+    stages = json.loads((tmp_path / "stages.json").read_text())
+    assert stages["numbers"] == {"1": 9 * 8, "2": 4 * 16, "3": 4 * 32}
+    assert stages["top1"] == stages["rows"]["encoder"]["3"]
+    assert stages["rows"]["encoder, global mean"]["3"] == result["rows"]["encoder"]["top1"]
+    assert "percent by stage" in table("stages", stages)
     order.clear()
     shots = to_judge(grey, lowshot_shots=(1, 4, 99), lowshot_draws=2, svm_cs=(1.0,))
     result = evaluate(None, "lowshot", shots, tmp_path, encoder=folder)

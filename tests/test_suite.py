@@ -90,6 +90,13 @@ def test_sets_at_hand_are_judged_and_others_named(tmp_path, capsys, monkeypatch)
     assert result["damaged"] == 2
     assert several["ap"]["simclr"].keys() == {"rose", "sun"}
     assert row["VOC2007"] == pytest.approx(np.mean(list(several["ap"]["simclr"].values())))
+    config = asked(data / "voc2007", "voc")
+    config.eval.pixels, config.eval.stage_numbers = True, 72
+    by_stage = evaluate(None, "stages", config, tmp_path / "out", encoder=folder)["rows"]
+    # The mean of the last maps is the encoder's features.
+    assert by_stage["simclr, global mean"]["3"] == pytest.approx(row["VOC2007"], abs=1e-6)
+    assert by_stage["simclr"].keys() == by_stage["untrained encoder"].keys() == {"1", "2", "3"}
+    assert by_stage["simclr"]["3"] != by_stage["simclr, global mean"]["3"]
     shown = table("suite", result).splitlines()
     assert "Flowers" in shown[0]
     assert shown[-2].startswith("2 of 12 sets and 1 other; left out: Food-101 (not found)")

@@ -252,7 +252,7 @@ _LABELS = {
     "folder": "Put the images into one folder per class, or evaluate",
     "clips": "Put the clips into one folder per class, or evaluate",
     "npz": "Add labels to the file (docs/data.md), or evaluate",
-    "voc": "Judge them with --protocol=transfer or suite, or evaluate",
+    "voc": "Judge them with --protocol=transfer, stages or suite, or evaluate",
 }
 
 

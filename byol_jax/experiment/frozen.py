@@ -11,14 +11,13 @@ import jax
 import numpy as np
 
 from byol_jax import log
-from byol_jax.core import Features, Tree
+from byol_jax.core import Tree
 from byol_jax.data.source import Source, counted
 from byol_jax.evals.corruptions import CORRUPTIONS, SEVERITIES, corrupted, strengths
 from byol_jax.evals.features import Extracted, pixels
 from byol_jax.evals.fewshot import fewshot, rare_classes
 from byol_jax.evals.logistic import Chosen, choose, judge
 from byol_jax.evals.lowshot import SVM, lowshot
-from byol_jax.evals.pooling import pooled
 from byol_jax.evals.retrieval import retrieval
 from byol_jax.experiment.evaluation import (
     PIXELS_UP_TO,
@@ -204,34 +203,6 @@ def run_robust(run: RunEncoder, data: EvalData) -> dict[str, Any]:
 
 def _corrupt(run: RunEncoder, name: str, severity: int) -> Change:
     return lambda batches, spec: corrupted(batches, spec, name, severity, run.config.seed)
-
-
-def run_stages(run: RunEncoder, data: EvalData) -> dict[str, Any]:
-    """As transfer, on the feature maps of each stage of the encoder and of an untrained one."""
-    c = run.config.eval
-    train = limited(data.train, c.train_examples)
-
-    def read(features: Features) -> dict[str, jax.Array]:
-        return {str(i): pooled(m, c.stage_numbers) for i, m in enumerate(features.maps, 1)}
-
-    rows: dict[str, dict[str, float]] = {}
-    result: dict[str, Any] = {}
-    names = {"": run.info.method, "untrained_": UNTRAINED}
-    for prefix, start in reversed(candidates(run).items()):
-        a = data.features(run.encoder, start, train, read)
-        chosen = {}
-        for stage in sorted(a.outputs, key=int):
-            log.say(f"stages: {names[prefix]}, stage {stage}")
-            chosen[stage] = choose_penalty(run, data, a, stage)
-        b = data.features(run.encoder, start, data.test, read)
-        found = {stage: judge(x.fit.linear, b, stage) for stage, x in chosen.items()}
-        rows[names[prefix]] = {stage: f["top1"] for stage, f in found.items()}
-        result |= judged(a, b) | {
-            f"{prefix}top1": list(found.values())[-1]["top1"],
-            f"{prefix}fits": {stage: told(x) for stage, x in chosen.items()},
-            "numbers": {stage: a.outputs[stage].shape[-1] for stage in chosen},
-        }
-    return result | {"rows": rows}
 
 
 def run_retrieval(run: RunEncoder, data: EvalData) -> dict[str, Any]:

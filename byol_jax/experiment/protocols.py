@@ -17,11 +17,10 @@ from byol_jax.experiment.frozen import (
     run_lowshot,
     run_retrieval,
     run_robust,
-    run_stages,
 )
 from byol_jax.experiment.patches import run_patches
 from byol_jax.experiment.trained import run_finetune, run_linear
-from byol_jax.experiment.transfer import run_transfer
+from byol_jax.experiment.transfer import run_stages, run_transfer
 from byol_jax.run_folder import RunEncoder
 
 PROTOCOLS: dict[str, Callable[[RunEncoder, EvalData], dict[str, Any]]] = {
@@ -41,7 +40,7 @@ PROTOCOLS: dict[str, Callable[[RunEncoder, EvalData], dict[str, Any]]] = {
 UNLABELLED = ("patches",)
 """Protocols that need no labels."""
 
-SEVERAL = ("transfer",)
+SEVERAL = ("transfer", "stages")
 """Protocols that judge images with several labels too."""
 
 SUITE = "suite"

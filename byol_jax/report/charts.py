@@ -198,7 +198,7 @@ def plain_text(text: str) -> str:
 
 
 def stages(name: str, rows: Mapping[str, Mapping[str, Any]]) -> Chart:
-    """Top-1 by stage of the encoder, as bars beside those of the untrained one."""
+    """Top-1 (or mAP) by stage of the encoder, as bars beside those of the untrained one."""
     labels = sorted({s for row in rows.values() for s in row}, key=lambda s: (len(s), s))
 
     def draw(figure: Any, colours: Sequence[str]) -> None:
@@ -211,12 +211,12 @@ def stages(name: str, rows: Mapping[str, Mapping[str, Any]]) -> Chart:
                 np.nan_to_num(heights),
                 width,
                 label=plain_text(row),
-                color=colours[(6, 0, 1)[i % 3]],
+                color=colours[(6, 0, 1, 2)[i % 4]],
             )
             ax.bar_label(bars, fmt="%.1f", fontsize=8)
         ax.set_xticks(np.arange(len(labels)), [f"stage {plain_text(s)}" for s in labels])
-        ax.set(ylabel="top-1, %", ylim=(0, 112))
+        ax.set(ylabel="%", ylim=(0, 112))
         figure.legend(fontsize=8, ncols=2, loc="outside lower center")
 
-    title = "Top-1 by stage of the encoder, %"
+    title = "By stage of the encoder, %"
     return chart(name, title, title, (4.6, 3.2), draw)

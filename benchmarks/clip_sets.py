@@ -5,7 +5,9 @@
     python -m benchmarks.clip_sets paired SOUNDS PICTURES OUT     ESC-10 beside Caltech-101
     python -m benchmarks.clip_sets moving OUT                written digits that move: synthetic
 
-VIDEOS: a folder of videos with sound, such as the GRID corpus; every tenth becomes the test part.
+VIDEOS: a folder of videos, such as the GRID corpus; every tenth becomes the test part. Where a file
+videos.txt names their sources (an address, then the names of its videos line by line, as that of
+seymanurakti/fight-detection-surv-dataset), every fifth source does; videos with two are left out.
 RECORDINGS: those of the free spoken digit data set (Jakobovski/free-spoken-digit-dataset):
 {digit}_{speaker}_{number}.wav. The pictures are scikit-learn's digits. Recordings 0 to 4 of each
 speaker, as its authors say, are the test part, and so are the digits that `data.name=digits` tests
@@ -17,7 +19,7 @@ Caltech-101 as train/CLASS and test/CLASS.
 import shutil
 import sys
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -42,8 +44,9 @@ def small(videos: Path, out: Path, width: int = 120, rate: int = 8000) -> None:
     import av
 
     paths = sorted(p for p in videos.rglob("*") if p.suffix.lower() in VIDEOS)
-    for i, path in enumerate(paths):
-        target = out / ("test" if i % 10 == 9 else "train") / f"{path.stem}.avi"
+    parts = _parts(videos / "videos.txt", paths)
+    for path in (p for p in paths if p.stem in parts):
+        target = out / parts[path.stem] / f"{path.stem}.avi"
         target.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(path)) as given, av.open(str(target), "w") as made:
             seen = given.streams.video[0]
@@ -68,6 +71,24 @@ def small(videos: Path, out: Path, width: int = 120, rate: int = 8000) -> None:
             made.mux(video.encode())
             if heard is not None:
                 made.mux(heard.encode())
+
+
+def _parts(listed: Path, paths: Sequence[Path]) -> dict[str, str]:
+    """The part that each video belongs to, by its name."""
+    if not listed.is_file():
+        return {p.stem: "test" if i % 10 == 9 else "train" for i, p in enumerate(paths)}
+    sources: dict[str, set[int]] = {p.stem: set() for p in paths}
+    names, source = list(sources), -1
+    for line in listed.read_text().splitlines():
+        if line.startswith("http"):
+            source += 1
+            continue
+        first, _, last = line.split(":")[0].strip().partition(" - ")  # one name, or a range
+        if first:
+            for name in names[names.index(first) : names.index(last or first) + 1]:
+                sources[name].add(source)
+    one = {name: min(of) for name, of in sources.items() if len(of) == 1}
+    return {name: "train" if of % 5 else "test" for name, of in one.items()}
 
 
 def spoken(recordings: Path, out: Path) -> None:

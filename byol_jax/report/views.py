@@ -107,7 +107,7 @@ def draw_rows(rows: list[np.ndarray], titles: list[str], path: Path) -> None:
         axis.imshow(
             picture.squeeze(-1) if picture.shape[-1] == 1 else picture, "gray", vmin=0, vmax=1
         )
-        axis.set(xticks=[], yticks=[], ylabel=title)
+        axis.set(xticks=[], yticks=[], ylabel=title.replace(": ", ":\n"))
         axis.spines[:].set_visible(False)
     temporary = path.with_suffix(".tmp.png")
     figure.savefig(temporary, dpi=100)

@@ -7,7 +7,8 @@
 
 VIDEOS: a folder of videos, such as the GRID corpus; every tenth becomes the test part. Where a file
 videos.txt names their sources (an address, then the names of its videos line by line, as that of
-seymanurakti/fight-detection-surv-dataset), every fifth source does; videos with two are left out.
+seymanurakti/fight-detection-surv-dataset), every fifth source does; videos with two sources or
+none are left out.
 RECORDINGS: those of the free spoken digit data set (Jakobovski/free-spoken-digit-dataset):
 {digit}_{speaker}_{number}.wav. The pictures are scikit-learn's digits. Recordings 0 to 4 of each
 speaker, as its authors say, are the test part, and so are the digits that `data.name=digits` tests
@@ -74,7 +75,15 @@ def small(videos: Path, out: Path, width: int = 120, rate: int = 8000) -> None:
 
 
 def _parts(listed: Path, paths: Sequence[Path]) -> dict[str, str]:
-    """The part that each video belongs to, by its name."""
+    """The part that each video belongs to, by its name.
+
+    Args:
+      listed: videos.txt, which may be missing.
+      paths: of all videos, sorted.
+
+    Raises:
+      ValueError: it lists a video that is not there.
+    """
     if not listed.is_file():
         return {p.stem: "test" if i % 10 == 9 else "train" for i, p in enumerate(paths)}
     sources: dict[str, set[int]] = {p.stem: set() for p in paths}
@@ -85,6 +94,8 @@ def _parts(listed: Path, paths: Sequence[Path]) -> dict[str, str]:
             continue
         first, _, last = line.split(":")[0].strip().partition(" - ")  # one name, or a range
         if first:
+            if not {first, last or first} <= sources.keys():
+                raise ValueError(f"{listed} lists {first!r}, which is not among the videos.")
             for name in names[names.index(first) : names.index(last or first) + 1]:
                 sources[name].add(source)
     one = {name: min(of) for name, of in sources.items() if len(of) == 1}

@@ -223,8 +223,8 @@ KEYS = {
     "eval.fewshot_c": _above_0(100.0),
     # transfer, suite, stages: penalties of logistic regression that are tried, from 1e5 to 1e-6
     "eval.penalties": _count(45),
-    # stages: numbers per image to which a stage's maps are pooled, about, beside their global mean;
-    # 0: that alone
+    # stages: about how many numbers per image a stage's maps are pooled to, beside their global
+    # mean; 0: the mean alone
     "eval.stage_numbers": _count(0, low=0),
     "eval.lowshot_shots": _count((1, 2, 4, 8, 16, 32, 64, 96)),  # lowshot: labels per class
     "eval.lowshot_draws": _count(5),  # lowshot: random draws of the labelled images

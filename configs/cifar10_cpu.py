@@ -11,8 +11,8 @@ images. BYOL, at batch 64, and SimSiam learn faster with ten times the learning 
 predictor, BYOL also with a constant tau. BYOL, VICReg, SwAV, NPID and inpainting have been run
 whole, the others that compare views for two epochs, where only siamese is not above an untrained
 encoder by kNN; pretext tasks for one. NPID, which has one view, needs twelve (--config.epochs=12).
-Exemplars are 2,000 images: best show no other (--config.data.ids_file=FILE, the numbers 0 to 1999
-line by line, and --config.epochs=48).
+Exemplars are the first 2,000 images; train on those alone: --config.data.ids_file=FILE, with the
+numbers 0 to 1999, one per line, and --config.epochs=48.
 Hardware, time and accuracy: docs/results.md.
 """
 

@@ -124,7 +124,7 @@ def is_chance(found, target):
 def test_a_clock_in_the_corner_does_not_tell_the_order():
     """Fails if crops that leave the corners out keep a clock there, or the ends alone tell.
 
-    A reader of the clock finds the answer where whole frames are shown.
+    A reader of the clock finds the answer where whole frames are shown. Seen with crops of 99%.
     """
     random, rows, side = np.random.RandomState(0), 1600, 16
     still = random.rand(rows, 1, side, side, 3).astype(np.float32)
@@ -212,7 +212,7 @@ def test_pairs_are_of_one_clip_if_the_label_says_so():
 def test_loudness_does_not_tell_the_clip():
     """Fails if how loud a clip is, which its frames may tell too, is in its spectrogram.
 
-    A reader of the raw sound's loudness finds the pairs.
+    A reader of the raw sound's loudness finds the pairs. Seen with decibels below a fixed level.
     """
     random, rows = np.random.RandomState(0), 2400
     loud = np.exp(random.uniform(-5, 0, rows)).astype(np.float32)

@@ -74,7 +74,10 @@ def run_stages(run: RunEncoder, data: EvalData) -> dict[str, Any]:
     """As transfer, on the feature maps of each stage of the encoder and of an untrained one.
 
     Maps pooled to about `eval.stage_numbers` numbers are judged beside their global means, in one
-    pass over the images.
+    pass over the images. Of images with one label by top-1, of several by 11-point mAP, in percent.
+
+    Raises:
+      NothingToJudge: no class of images with several labels has an average precision.
     """
     c = run.config.eval
     train = limited(data.train, c.train_examples)

@@ -18,7 +18,7 @@ TITLES = {
     "fewshot": "Logistic regression, by labels per class",
     "lowshot": "Linear SVMs and logistic regression, by labels per class",
     "transfer": "Logistic regression, its penalty chosen",
-    "stages": "By stage of the encoder: top-1, or mAP of several labels",
+    "stages": "By stage of the encoder: top-1, or mAP where images have several labels",
     "retrieval": "Nearest neighbours among the test images",
     "suite": "Transfer sets: logistic regression, and fine-tuning if asked for",
     "attributes": "Which transformation was done, from h and from z",

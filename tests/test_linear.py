@@ -216,7 +216,20 @@ def test_a_rate_that_diverges_is_left_out():
     """Fails if a rate that is too large ends the sweep, or is chosen, or none is left."""
     assert evaluate(lrs=(1e30, 64.0), epochs=(2,), frozen=False)["lr"] == 64
     with pytest.raises(ValueError, match=r"not finite with any .*; set smaller eval\.finetune_lrs"):
-        evaluate(lrs=(1e30,), epochs=(2,), frozen=False)
+        evaluate(lrs=(1e30, 1e31), epochs=(2,), frozen=False)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("frozen", [True, False])
+def test_one_rate_needs_no_sweep(frozen):
+    """Fails if images are held out, or read, to choose from one rate and one number of epochs."""
+    parts = Parts(part(32, 0), None, None, part(24, 3))
+    protocol = Protocol((64.0,), (8,), batch_size=16, frozen=frozen)
+    encoder = starting_from(flat_encoder(), *GIVEN)
+    found = linear(encoder, parts, protocol, CLASSES, first_devices(2))
+    assert (found["lr"], found["epochs"], found["train_images"]) == (64.0, 8, 32)
+    assert found["top1"] > 90
+    assert "validation_top1" not in found
 
 
 @pytest.mark.usefixtures("quick")
@@ -230,8 +243,8 @@ def test_the_callers_weights_are_left_alone(frozen, monkeypatch):
         return supervised(encoder, classes, **options)
 
     monkeypatch.setattr(protocol_module, "supervised", spy)
-    found = evaluate(lrs=(64.0,), frozen=frozen, given=given)
-    assert made == [frozen] * 2  # once for the sweep, once on all
+    found = evaluate(lrs=(64.0, 32.0), frozen=frozen, given=given)
+    assert made == [frozen] * (2 if frozen else 3)  # of the sweep, then once on all
     counts = {"train_images", "test_images"}
     assert set(found) == {"top1", "per_class", "lr", "epochs", "validation_top1"} | counts
     assert (found["train_images"], found["test_images"]) == (32, 24)

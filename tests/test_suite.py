@@ -130,7 +130,7 @@ def test_sets_at_hand_are_judged_and_others_named(tmp_path, capsys, monkeypatch)
     names = {p.name for p in (tmp_path / "two").iterdir()}
     assert "suite.json" in names
     assert "suite.json.part" not in names
-    config.eval.validation = 0.01
+    config.eval.validation, config.eval.finetune_lrs = 0.01, (0.5, 0.1)
     with pytest.raises(ValueError, match=r"flowers102: .*Here eval.validation decides"):
         evaluate(None, "suite", config, tmp_path / "two", encoder=folder)
     with pytest.raises(

@@ -47,7 +47,8 @@ class Parts(NamedTuple):
     """The images of a linear evaluation.
 
     train: all training images with the labels that may be used. sweep, validation: the same images
-    in two parts, to choose the learning rate. test: used once, at the end.
+    in two parts, to choose learning rate and epochs; not read where there is nothing to choose.
+    test: used once, at the end.
     """
 
     train: Part
@@ -71,6 +72,11 @@ class Protocol:
     frozen: bool
     seed: int = 0
     norm: bool = False
+
+    @property
+    def choices(self) -> int:
+        """How many pairs of learning rate and epochs there are to choose from."""
+        return len(self.lrs) * len(self.epochs)
 
 
 def _train(
@@ -148,7 +154,8 @@ def linear(
 
     Args:
       encoder: with its weights, as returned by `core.starting_from`.
-      parts: the images.
+      parts: the images; with one learning rate and one number of epochs only train and test are
+        read.
       protocol: how to train; frozen features need one training per number of epochs, fine-tuning
         one per learning rate and number of epochs.
       classes: number of classes K.
@@ -156,8 +163,9 @@ def linear(
       keep: is given the classifier trained on all images.
 
     Returns:
-      {"top1", "top5", "per_class", "lr", "epochs", "validation_top1"}, accuracies in percent;
-      {"train_images", "test_images"}: how many labelled images it learned from, and was judged on.
+      {"top1", "top5", "per_class", "lr", "epochs"}, accuracies in percent; "validation_top1" where
+      there was something to choose; {"train_images", "test_images"}: how many labelled images it
+      learned from, and was judged on.
 
     Raises:
       NothingToJudge: no image of a part has a label that is known and can be read.
@@ -173,6 +181,21 @@ def linear(
     ) -> tuple[Scorer, int]:
         return _train(encoder, part, protocol, classes, lrs, epochs, mesh, keep)
 
+    best, accuracy = (protocol.epochs[0], protocol.lrs[0]), None
+    if protocol.choices > 1:
+        best, accuracy = _chosen(parts, protocol, train)
+    score, learned = train(parts.train, (best[1],), best[0], keep)
+    scores, labels = score(parts.test)
+    result = accuracies(scores[:, 0], labels)
+    result |= {"lr": best[1], "epochs": best[0]}
+    result |= {} if accuracy is None else {"validation_top1": accuracy}
+    return result | {"train_images": learned, "test_images": int((labels >= 0).sum())}
+
+
+def _chosen(
+    parts: Parts, protocol: Protocol, train: Callable[..., tuple[Scorer, int]]
+) -> tuple[tuple[int, float], float]:
+    """The epochs and learning rate that are best on the validation part, and their top-1 there."""
     lrs = protocol.lrs
     # Frozen features are the same for every learning rate, so all are trained in one pass.
     groups = [lrs] if protocol.frozen else [(lr,) for lr in lrs]
@@ -200,8 +223,4 @@ def linear(
     )
     chosen = f"{best[1]:g}" + (f" for {best[0]} epochs" if several else "")
     say(f"validation top-1 by learning rate: {swept}; training on all with {chosen}")
-    score, learned = train(parts.train, (best[1],), best[0], keep)
-    scores, labels = score(parts.test)
-    result = accuracies(scores[:, 0], labels)
-    result |= {"lr": best[1], "epochs": best[0], "validation_top1": accuracy[best]}
-    return result | {"train_images": learned, "test_images": int((labels >= 0).sum())}
+    return best, accuracy[best]

@@ -31,12 +31,13 @@ def check_trainable(run: RunEncoder, train: Source, mesh: Mesh) -> None:
         whole numbers.
     """
     c, devices = run.config.eval, mesh.devices.size
-    _whole(c.finetune_epochs)
-    rest, _ = _hold_out(train, c.validation, run.config.seed, "eval.validation")
+    rest = train
+    if _protocol(run, frozen=False).choices > 1:
+        rest, _ = _hold_out(train, c.validation, run.config.seed, "eval.validation")
     if min(c.train_batch, rest.num_examples) < devices:
         raise ValueError(
-            f"eval.train_batch is {c.train_batch}, and {rest.num_examples} images are left beside "
-            f"the validation part; expected at least one image for each of the {devices} devices."
+            f"eval.train_batch is {c.train_batch}, and {rest.num_examples} images are left to "
+            f"train on; expected at least one image for each of the {devices} devices."
         )
 
 
@@ -55,13 +56,11 @@ def train_classifiers(
       TrainingError: too many images cannot be read, or the loss with the chosen learning rate is
         not finite.
     """
-    c = run.config.eval
-    lrs = c.lrs if frozen else c.finetune_lrs
-    norm = frozen and c.linear_norm
-    epochs = (c.epochs,) if frozen else _whole(c.finetune_epochs) or (c.epochs,)
-    protocol = Protocol(tuple(lrs), epochs, c.train_batch, frozen, run.config.seed, norm)
-    few = "eval.validation" if frozen else "eval.label_fraction or eval.validation"
-    rest, held = _hold_out(train, c.validation, run.config.seed, few)
+    protocol = _protocol(run, frozen)
+    rest = held = train
+    if protocol.choices > 1:
+        few = "eval.validation" if frozen else "eval.label_fraction or eval.validation"
+        rest, held = _hold_out(train, run.config.eval.validation, run.config.seed, few)
     parts = Parts(*(data.part(s) for s in (train, rest, held, data.test)))
     classes = data.train.classes
     result: dict[str, Any] = {}
@@ -72,7 +71,16 @@ def train_classifiers(
         found = linear(encoder, parts, protocol, classes, data.mesh, keep)
         counts = {k: found.pop(k) for k in ("train_images", "test_images")}
         result |= {prefix + k: v for k, v in found.items()} | counts
-    return result | {"validation_images": held.num_examples}
+    return result | {"validation_images": held.num_examples if protocol.choices > 1 else 0}
+
+
+def _protocol(run: RunEncoder, frozen: bool) -> Protocol:
+    c = run.config.eval
+    lrs, epochs = c.finetune_lrs, _whole(c.finetune_epochs) or (c.epochs,)
+    if frozen:
+        lrs, epochs = c.lrs, (c.epochs,)
+    norm = frozen and c.linear_norm
+    return Protocol(tuple(lrs), epochs, c.train_batch, frozen, run.config.seed, norm)
 
 
 def _whole(epochs: tuple[float, ...]) -> tuple[int, ...]:

@@ -496,6 +496,8 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
             "span": _count(4, low=2),  # frames from the first of the three to the last
             "apart": _count(1),  # frames from the ends to those that do not lie between them
             "positive": Key(0.25, low=0, high=1, low_open=True, high_open=True),  # share in order
+            # Classify by how each frame's features deviate from the mean of the three, normalised.
+            "deviations": Key(False),
             **_CLASSIFIER,
         },
         "avc": {

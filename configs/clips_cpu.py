@@ -48,6 +48,7 @@ def get_config(name: str = "shuffle") -> ConfigDict:
         c.data.frames, c.data.stride = 12, 3
         c.shuffle.span, c.shuffle.apart = 4, 2
         c.shuffle.positive = 0.25
+        c.shuffle.deviations = True  # without, a few hundred steps of real clips teach nothing
         c.shuffle.layers, c.shuffle.hidden = 2, 128
     else:
         c.data.frames, c.data.sound, c.data.rate = 0, 1.0, 8000

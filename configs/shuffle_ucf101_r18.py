@@ -51,6 +51,7 @@ def get_config() -> ConfigDict:
     c.shuffle.span = 8
     c.shuffle.apart = 3
     c.shuffle.positive = 0.25
+    c.shuffle.deviations = False
     c.shuffle.layers = 1
     c.shuffle.bn = "joint"
     c.shuffle.bn_groups = 1

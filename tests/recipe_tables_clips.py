@@ -32,6 +32,7 @@ TABLES = {
         "shuffle.span": 8,
         "shuffle.apart": 3,
         "shuffle.positive": 0.25,
+        "shuffle.deviations": False,
         "shuffle.layers": 1,
         "shuffle.bn": "joint",
         "shuffle.bn_groups": 1,

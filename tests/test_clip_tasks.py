@@ -329,6 +329,19 @@ def test_what_does_not_fit_is_refused(folder, method, keys, message):
         build(config_of(method, folder, **keys), devices=jax.devices()[:1])
 
 
+def test_deviations_are_seen_if_they_are_asked_for(folder):
+    """Fails if the key does nothing, or the classifier is told a wrong number of frames."""
+    widths = {}
+    for asked in (False, True):
+        config = config_of("shuffle", folder, shuffle__deviations=asked)
+        built = build(config, devices=jax.devices()[:1])
+        batch = {"views": jnp.zeros((4, 3, 8, 8, 3))}
+        params, extra = jax.eval_shape(built.method.init, KEY, batch)
+        norm = extra["stats"]["classifier"].get("bn0")
+        widths[asked] = params["classifier"]["fc1"]["kernel"].shape[0], norm and norm["mean"].shape
+    assert widths == {False: (3 * 128, None), True: (4 * 128, (4 * 128,))}
+
+
 def test_batches_before_and_after_the_task(folder):
     """Fails if the step is compiled for other shapes than the data have."""
     shapes = batch_shapes(build(config_of("shuffle", folder), devices=jax.devices()[:1]))

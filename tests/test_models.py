@@ -569,6 +569,26 @@ def test_a_head_normalises_per_view_and_its_joint_form_over_both(x64):
     np.testing.assert_allclose(found.reshape(10, 4), by_hand(x.reshape(10, 6)), atol=1e-12)
 
 
+def test_a_head_of_parts_sees_how_they_deviate(x64):
+    """Fails if a part is compared with other rows' mean, or the deviations keep their scale."""
+    head = heads.mlp((4,), last_bias=True, parts=3, dtype=jnp.float64, param_dtype=jnp.float64)
+    x = np.random.RandomState(0).randn(7, 2, 3, 5) * 1e-2
+    x += np.random.RandomState(1).randn(7, 2, 1, 5)
+    params, stats = filled(jax.eval_shape(head.init, KEY, x.reshape(7, 2, 15)))
+
+    def by_hand(x):  # [rows, part, feature]
+        a, b, c = x[:, 0], x[:, 1], x[:, 2]
+        mean = (a + b + c) / 3
+        y = np.concatenate([a - mean, b - mean, c - mean, mean], 1)
+        y = (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5)
+        return y @ params["fc1"]["kernel"] + params["fc1"]["bias"]
+
+    found, moved = head.apply(params, stats, x.reshape(7, 2, 15), True)
+    for g in (0, 1):
+        np.testing.assert_allclose(found[:, g], by_hand(x[:, g]), rtol=1e-9, atol=1e-11)
+    assert named(moved).keys() == {"bn0/mean", "bn0/var"}
+
+
 def test_a_head_of_no_layers_is_the_identity():
     """Fails if the empty head has parameters or changes its input."""
     head, x = heads.mlp(()), np.ones((2, 2, 6), np.float32)

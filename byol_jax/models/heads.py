@@ -32,6 +32,7 @@ class Head(NamedTuple):
 
 
 class _Mlp(nn.Module):
+    parts: int
     widths: tuple[int, ...]
     norm: bool
     norm_last: bool
@@ -43,6 +44,13 @@ class _Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, groups: Groups, train: bool) -> Array:
+        if self.parts:
+            x = x.reshape(len(x), self.parts, -1)
+            mean = x.mean(1, keepdims=True)
+            x = jnp.concatenate([x - mean, mean], 1).reshape(len(x), -1)
+            dtype = self.param_dtype
+            norm = GroupBatchNorm(use_bias=False, use_scale=False, param_dtype=dtype, name="bn0")
+            x = norm(x, groups, train)
         for i, width in enumerate(self.widths, 1):
             last = i == len(self.widths)
             x = nn.Dense(
@@ -97,6 +105,7 @@ def mlp(
     hidden_bias: bool = True,
     last_bias: bool = False,
     scale_last: bool = True,
+    parts: int = 0,
     dtype: jnp.dtype = jnp.float32,
     param_dtype: jnp.dtype = jnp.float32,
 ) -> Head:
@@ -110,13 +119,16 @@ def mlp(
       norm, norm_last: batch norm after the hidden layers, and after the last one.
       hidden_bias, last_bias: biases of the hidden and the last linear layers.
       scale_last: whether the last norm has a scale; MoCo v3's and SimSiam's have none.
+      parts: how many parts the input has side by side, of D / parts numbers each; above 0, the
+        first layer sees the deviation of each from their mean, and the mean, all through a batch
+        norm without scale and bias. For parts that differ much less than rows do.
       dtype, param_dtype: of the computation, of the parameters.
 
     Returns:
       The head; it maps [N, G, D] to [N, G, widths[-1]], with batch-norm statistics per G.
     """
     biases = hidden_bias, last_bias
-    module = _Mlp(widths, norm, norm_last, *biases, scale_last, dtype, param_dtype)
+    module = _Mlp(parts, widths, norm, norm_last, *biases, scale_last, dtype, param_dtype)
 
     return _as_head(module, widths[-1] if widths else 0, dtype)
 

@@ -19,7 +19,8 @@ from byol_jax.views.tasks.shuffle import shuffle
 
 def _shuffle(m: ConfigDict, parts: Parts, facts: Facts) -> Method:
     frames = facts.clip.frames if facts.clip else 0
-    return classifying(m, parts, shuffle(frames, span=m.span, apart=m.apart, positive=m.positive))
+    quiz = shuffle(frames, span=m.span, apart=m.apart, positive=m.positive)
+    return classifying(m, parts, quiz, deviations=m.deviations)
 
 
 def _avc(m: ConfigDict, parts: Parts, facts: Facts) -> Method:

@@ -28,13 +28,22 @@ from byol_jax.views.tasks.rotation import rotation
 
 
 def classifying(
-    m: ConfigDict, parts: Parts, quiz: Quiz, projector: Head | None = None, bn: str = ""
+    m: ConfigDict,
+    parts: Parts,
+    quiz: Quiz,
+    projector: Head | None = None,
+    bn: str = "",
+    deviations: bool = False,
 ) -> Method:
-    """The encoder, a projector if there is one, and a classifier of `layers` layers."""
+    """The encoder, a projector if there is one, and a classifier of `layers` layers.
+
+    With `deviations` it sees how each view of a question differs from their mean (`heads.mlp`).
+    """
     wrap = functools.partial(parts.wrapped, bn=bn or m.bn, groups=m.bn_groups)
     widths = (m.hidden,) * (m.layers - 1) + (quiz.choices,)
     plain = {"hidden_bias": False, **parts.dtypes}
-    classifier = heads.mlp(widths, last_bias=True, **plain)
+    views = len(quiz.asked[0]) if deviations else 0
+    classifier = heads.mlp(widths, last_bias=True, parts=views, **plain)
     net = network(wrap(parts.encoder), wrap(projector or heads.mlp((), **parts.dtypes)))
     return classify(net, wrap(classifier), quiz)
 

@@ -529,6 +529,8 @@ GROUPS: dict[str, dict[str, dict[str, Key]]] = {
         "adamw": {"b1": _below_1(0.9), "b2": _below_1(0.999), "eps": _above_0(1e-8)},
     },
     "encoder.name": {
+        # Of two 3x3 convolutions each; the fourth and later ones are as wide as the third.
+        "tiny": {"stages": Key(3, low=3, high=6)},
         "resnet": {
             "stem": _one_of("imagenet", "cifar"),  # 7x7 stride 2 and pool; 3x3 stride 1
             "zero_init_last": Key(False),  # the last norm of each block starts with scale 0

@@ -91,7 +91,7 @@ def test_overrides_of_views_are_free():
     [
         ({}, {"byol", "sgd", "resnet"}),
         ({"method__name": "simclr", "optimizer__name": "lars"}, {"simclr", "lars", "resnet"}),
-        ({"method__name": "siamese", "encoder__name": "tiny"}, {"siamese", "sgd"}),
+        ({"method__name": "siamese", "encoder__name": "tiny"}, {"siamese", "sgd", "tiny"}),
         (
             {"views__recipe": "multi_crop", "encoder__name": "resnet200"},
             {"byol", "sgd", "resnet", "multi_crop"},

@@ -176,7 +176,7 @@ MOVED = {
 }  # fmt: skip
 # Keys that 0.1.0 did not have, with what it did.
 SINCE = {
-    "encoder.input": "colour",
+    "encoder.input": "colour", "tiny.stages": 3,
     "optimizer.warmup_start": 0.0, "optimizer.schedule": "cosine", "optimizer.final": 0.0,
     "optimizer.milestones": [], "optimizer.drop": 0.1, "optimizer.weight_decay_end": -1.0,
     "optimizer.exclude": ["bias", "scale"], "optimizer.lr_factors": [], "optimizer.lr_fixed": [],

@@ -20,6 +20,7 @@ def shapes_of(encoder, images):
         ({"name": "resnet18", "width": 0.25}, 8, (1, 1, 2, 4)),
         ({"name": "resnet50", "width": 0.25, "padding": "same"}, 16, (1, 1, 1, 2)),
         ({"name": "tiny", "width": 0.25}, 1, (1, 2, 4)),
+        ({"name": "tiny", "width": 0.25, "stages": 5}, 2, (1, 1, 2, 2, 2)),
         ({"name": "tiny", "width": 0.25, "padding": "same", "channels": 3}, 2, (1, 1, 2)),
     ],
     ids=lambda v: v["name"] if isinstance(v, dict) else str(v),

@@ -156,7 +156,7 @@ METHOD_KEYS = {
     "mask": 0.5, "dim": 8, "depth": 1, "heads": 2, "normalised": False, "mask_tokens": True,
     "turns": 2, "every": False, "permutations": 7, "grid": 2, "tile": 1, "jitter": 1, "shift": 0,
     "normalise": False, "project": 0.5, "pairs": 3, "drop": True, "region": "random", "size": 0.75,
-    "band": 1, "band_weight": 3.0, "area": 0.4, "bottleneck": 9, "width": 40,
+    "deviations": True, "band": 1, "band_weight": 3.0, "area": 0.4, "bottleneck": 9, "width": 40,
     "last": 0, "head_std": 0.5, "mixup": 0.5, "cutmix": 0.5, "mix_prob": 0.5, "switch_prob": 0.25,
     "smoothing": 0.25,
     "sample": 1, "neighbours": 4, "sigma": 4.0, "rebalance": 0.25, "seeds": 9, "patch": 6,
@@ -293,7 +293,7 @@ def test_every_key_of_an_optimizer_changes_its_update():
 
 
 def test_an_encoder_gets_every_key_of_its_group():
-    """Fails if a key of `encoder` or `resnet` does not reach the encoder."""
+    """Fails if a key of `encoder`, `resnet` or `tiny` does not reach the encoder."""
     changed = {
         "encoder__name": "resnet18", "encoder__width": 0.5, "encoder__padding": "same",
         "encoder__drop_path": 0.1, "encoder__remat": True, "encoder__dtype": "bfloat16",
@@ -304,9 +304,12 @@ def test_an_encoder_gets_every_key_of_its_group():
     blocks = build_encoder(resolve(config_of(resnet__space_to_depth=True)), 3)
     assert blocks.config["space_to_depth"]
     assert build_encoder(resolve(config_of(resnet__sk_ratio=0.5)), 3).config["sk_ratio"] == 0.5
+    plain = config_of(encoder__name="tiny", tiny__stages=4)
+    assert build_encoder(resolve(plain), 3).config["stages"] == 4
     keys = {k.split(".")[1] for k in KEYS if k.startswith("encoder.")}
     keys -= {"input"}  # which wraps it; tests/test_colorization.py
-    assert found.keys() == keys | GROUPS["encoder.name"]["resnet"].keys() | {"channels"}
+    groups = GROUPS["encoder.name"]
+    assert found.keys() == keys | groups["resnet"].keys() | groups["tiny"].keys() | {"channels"}
 
 
 def test_a_recipe_gets_every_key_of_its_group():
@@ -632,6 +635,7 @@ def test_a_run_starts_from_an_export(quick, export, method):
         ("encoder.width", 0.5, r"has encoder\.width 0\.25, the config 0\.5; make them equal"),
         ("encoder.padding", "same", r"has encoder\.padding 'torch', the config 'same'"),
         ("encoder.name", "resnet18", r"has encoder\.name 'tiny', the config 'resnet18'"),
+        ("tiny.stages", 4, r"has tiny\.stages 3, the config 4"),
     ],
 )
 def test_an_export_of_another_architecture_is_refused(export, key, value, message):

@@ -19,7 +19,7 @@ from byol_jax.experiment.build import build
 from byol_jax.experiment.methods import Facts
 from byol_jax.experiment.optimizers import build_optimizer
 from byol_jax.methods.supervised import linear_layer, supervised
-from byol_jax.models.partial import frozen_parts, part_of
+from byol_jax.models.partial import count_blocks, frozen_parts, part_of
 from byol_jax.models.patches import sincos
 from byol_jax.models.resnet import DEPTHS
 from byol_jax.run_folder import encoder_location
@@ -216,6 +216,7 @@ def test_parts_of_encoders():
     names = ("conv1", "stem_bn2", "layer1_2", "layer4_0")
     assert [part_of(resnet, name) for name in names] == [0, 0, 1, 4]
     assert [part_of(tiny, name) for name in ("stage1_0_conv", "stage3_1_bn")] == [1, 3]
+    assert [count_blocks(models.make_encoder("tiny", stages=n)) for n in (3, 5)] == [3, 5]
     vit = models.make_encoder("vit_small")
     names = ("patch_embed", "cls_token", "blocks_0", "blocks_11", "norm")
     assert [part_of(vit, name) for name in names] == [0, 0, 1, 12, 13]

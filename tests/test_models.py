@@ -259,11 +259,13 @@ def test_a_pool_before_normalising_is_the_pool_after_it(x64, train):
 class FlaxTiny(nn.Module):
     """The tiny encoder out of flax's own parts, one pass over one batch."""
 
+    stages: int
+
     @nn.compact
     def __call__(self, x):
-        for stage, features in enumerate((8, 16, 32), 1):
+        for stage, features in enumerate((8, 16, 32, 32, 32)[: self.stages], 1):
             for i in (0, 1):
-                stride = 2 if stage > 1 and i == 0 else 1
+                stride = 2 if stage in (2, 3) and i == 0 else 1
                 name = f"stage{stage}_{i}"
                 pad = ((1, 1), (1, 1))
                 x = nn.Conv(
@@ -277,9 +279,10 @@ class FlaxTiny(nn.Module):
         return x.mean((1, 2))
 
 
-def test_views_in_one_pass_are_separate_passes_and_joint_is_one(x64, quick):
+@pytest.mark.parametrize("stages", [3, 5])
+def test_views_in_one_pass_are_separate_passes_and_joint_is_one(stages, x64, quick):
     """Fails if axis 1 is not the group, or `joint` keeps the views apart."""
-    encoder = make_encoder("tiny", width=0.25, dtype="float64")
+    encoder = make_encoder("tiny", width=0.25, stages=stages, dtype="float64")
     params, stats = filled(shapes(encoder, 8))
     x = np.random.RandomState(0).randn(4, 2, 8, 8, 3)
     x[:, 1] = 2 * x[:, 1] + 1
@@ -287,7 +290,7 @@ def test_views_in_one_pass_are_separate_passes_and_joint_is_one(x64, quick):
     @jax.jit
     def flax_pass(stats, x):
         variables = {"params": params, "batch_stats": stats}
-        return FlaxTiny().apply(variables, x, mutable=["batch_stats"])
+        return FlaxTiny(stages).apply(variables, x, mutable=["batch_stats"])
 
     apply = jax.jit(lambda x: encoder.apply(params, stats, x, True))
     found, found_stats = apply(x)
@@ -302,7 +305,7 @@ def test_views_in_one_pass_are_separate_passes_and_joint_is_one(x64, quick):
     found, found_stats = jax.jit(lambda x: both.apply(params, stats, x, True))(x)
     expected, new = flax_pass(stats, x.reshape(8, 8, 8, 3))
     np.testing.assert_allclose(found.pooled.reshape(8, -1), expected, rtol=1e-12, atol=1e-13)
-    assert [m.shape[:2] for m in found.maps] == [(4, 2)] * 3
+    assert [m.shape[:2] for m in found.maps] == [(4, 2)] * stages
     equal(found_stats, new["batch_stats"])
 
 
@@ -505,6 +508,8 @@ def test_config_builds_the_same_encoder_again():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"name": "tiny", "stages": 7}, r"tiny\.stages is 7; expected 3 to 6"),
+        ({"name": "resnet18", "stages": 4}, r"stages is 4, but 'resnet18' has four; set it to 3"),
         ({"name": "resnet19"}, "encoder.name is 'resnet19'; expected one of tiny, resnet18"),
         ({"stem": "mnist"}, "encoder.stem is 'mnist'"),
         ({"padding": "valid"}, "encoder.padding is 'valid'; expected one of torch, same"),

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from byol_jax import log, mesh
-from byol_jax.config import resolve
+from byol_jax.config import group_of, resolve
 from byol_jax.config_table import KEYS
 from byol_jax.convert.info import EncoderInfo
 from byol_jax.convert.load import read_encoder
@@ -236,7 +236,7 @@ def _facts(config: ConfigDict, source: Source, recipe: Recipe) -> Facts:
 
 # Arguments of an encoder that say what its arrays mean.
 _OF_ARRAYS = ("name", "width", "padding", "channels")
-_OF_CONV = ("stem", "project_first", "sk_ratio")
+_OF_CONV = ("stem", "project_first", "sk_ratio", "stages")
 _OF_VIT = ("patch", "dim", "depth", "heads", "class_token", "registers", "positions")
 
 
@@ -261,7 +261,8 @@ def _pretrained(encoder: Encoder, path: str) -> Encoder:
         # Fixed positions are trained on, as in MAE's fine-tuning.
         from_fixed = (key, theirs, ours) == ("positions", "sincos", "learned")
         if ours != theirs and not from_fixed:
-            group = "vit" if key in _OF_VIT else "encoder"
+            own = key in _OF_CONV or key in _OF_VIT
+            group = group_of("encoder.name", encoder.config["name"]) if own else "encoder"
             raise ValueError(
                 f"init_from={path} has {group}.{key} {theirs!r}, the config {ours!r}; make them "
                 "equal."

@@ -115,6 +115,7 @@ def make_conv(
     remat: bool = False,
     space_to_depth: bool = False,
     sk_ratio: float = 0.0,
+    stages: int = 3,
     dtype: str = "float32",
     channels: int = 3,
     output_stride: int = 0,
@@ -134,6 +135,7 @@ def make_conv(
         parameters and results; for images of an even size.
       sk_ratio: above 0, the network of SimCLR v2: selective kernels with this ratio of inner width
         in every bottleneck, and ResNet-D's stem and shortcuts; the authors' is 0.0625.
+      stages: of "tiny", 3 to 6: the fourth and later ones are as wide as the third.
       dtype: of the computation: "bfloat16", "float32" (parameters and statistics are float32), or
         "float64" (all of it; for tests).
       channels: image channels.
@@ -168,8 +170,12 @@ def make_conv(
                 "project_first, drop_path, remat, space_to_depth and sk_ratio must keep their "
                 "defaults."
             )
-        module, dim = Tiny(width, spec, output_stride), round(128 * width)
+        if not 3 <= stages <= 6:
+            raise ValueError(f"tiny.stages is {stages}; expected 3 to 6.")
+        module, dim = Tiny(width, stages, spec, output_stride), round(128 * width)
     else:
+        if stages != 3:
+            raise ValueError(f"tiny.stages is {stages}, but {name!r} has four; set it to 3.")
         if space_to_depth and stem != "imagenet":
             raise ValueError(f"encoder.stem {stem!r} has no 7x7 convolution for space_to_depth.")
         if space_to_depth and sk_ratio:

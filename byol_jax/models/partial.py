@@ -10,15 +10,15 @@ from __future__ import annotations
 from byol_jax.core import Encoder, Tree
 from byol_jax.models.vit import SIZES
 
-# Stages of convolutional encoders.
-_STAGES = {"tiny": 3}
-_EVERY_RESNET = 4
+_OF_EVERY_RESNET = 4  # stages
 
 
 def count_blocks(encoder: Encoder) -> int:
     """N: the blocks of a transformer, or the stages of a convolutional encoder."""
     name = encoder.config["name"]
-    return encoder.config["depth"] if name in SIZES else _STAGES.get(name, _EVERY_RESNET)
+    if name in SIZES:
+        return encoder.config["depth"]
+    return encoder.config["stages"] if name == "tiny" else _OF_EVERY_RESNET
 
 
 def part_of(encoder: Encoder, name: str) -> int:

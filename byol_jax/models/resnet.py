@@ -1,4 +1,4 @@
-"""Convolutional encoders: ResNets, and a tiny one for 8-pixel scans.
+"""Convolutional encoders: ResNets, and a tiny one without shortcuts for small images.
 
 Shape key: N rows, G batch-norm groups, H W C image or map, D features.
 Parameter names follow torchvision's (conv1, bn1, layer1_0/conv1, layer1_0/downsample_conv ...), so
@@ -181,9 +181,13 @@ def _steps(stage: int, at: int, output_stride: int) -> tuple[int, int]:
 
 
 class Tiny(nn.Module):
-    """Six 3x3 convolutions in three stages of 32, 64, 128 channels, for images of 8 to 32 px."""
+    """Two 3x3 convolutions per stage, of 32, 64, 128, 128, ... channels, for images of 8 to 32 px.
+
+    The second and the third stage halve the map; later ones keep its size and channels.
+    """
 
     width: float
+    stages: int  # at least 3
     spec: ConvSpec
     output_stride: int = 0  # of the last map; 0: its own
 
@@ -191,14 +195,17 @@ class Tiny(nn.Module):
     def __call__(
         self, x: Array, key: Array | None, groups: Groups, train: bool, frozen: int = 0
     ) -> list[Array]:
-        """Map images [N * G, H, W, C] to the maps of the three stages; see `core.Encoder`."""
+        """Map images [N * G, H, W, C] to the maps of the stages; see `core.Encoder`."""
         del key
         maps, at, taps = [], 1, 1
-        for stage, features in enumerate((32, 64, 128)):
+        for stage in range(self.stages):
+            features = 32 * 2 ** min(stage, 2)
             if frozen == stage + 1:
                 x = jax.lax.stop_gradient(x)
             for i in (0, 1):
-                stride, skipped = (1, 1) if i else _steps(stage, at, self.output_stride)
+                stride, skipped = 1, 1
+                if not i and stage <= 2:
+                    stride, skipped = _steps(stage, at, self.output_stride)
                 name = f"stage{stage + 1}_{i}"
                 dilation = None
                 if taps * skipped > 1:

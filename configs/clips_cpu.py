@@ -38,15 +38,15 @@ def get_config(name: str = "shuffle") -> ConfigDict:
     c.views.overrides.update(area=(0.5, 1.0))
 
     c.encoder.name = "tiny"
-    c.encoder.width = 1.0
+    c.encoder.width = 0.5
     c.encoder.dtype = "float32"
 
     c.method.name = name
     c.method.probe = False
     c.eval.task = 4
     if name == "shuffle":
-        c.data.frames, c.data.stride = 12, 3
-        c.shuffle.span, c.shuffle.apart = 4, 2
+        c.data.frames, c.data.stride = 20, 1  # clips of fewer frames are left out
+        c.shuffle.span, c.shuffle.apart = 4, 6
         c.shuffle.positive = 0.25
         c.shuffle.deviations = True  # without, a few hundred steps of real clips teach nothing
         c.shuffle.layers, c.shuffle.hidden = 2, 128
@@ -57,7 +57,7 @@ def get_config(name: str = "shuffle") -> ConfigDict:
         c.avc.layers, c.avc.hidden = 2, 128
 
     c.optimizer.name = "adamw"
-    c.optimizer.lr = 1e-3
+    c.optimizer.lr = 3e-3
     c.optimizer.lr_scaling = "none"
     c.optimizer.warmup_epochs = 1.0
     c.optimizer.schedule = "cosine"

@@ -74,7 +74,7 @@ def another(key):
         return not row.default
     if isinstance(row.default, tuple):
         return (1, 2) if isinstance((row.default or (0.0,))[0], int) else (0.5, 0.25)
-    candidates = (2, 3) if isinstance(row.default, int) else (0.5, 0.75, 2.0, 3.0)
+    candidates = (2, 3, 4) if isinstance(row.default, int) else (0.5, 0.75, 2.0, 3.0)
     return next(v for v in candidates if v != row.default and row.allows(v))
 
 

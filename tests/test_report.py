@@ -15,9 +15,10 @@ import fork_server
 import numpy as np
 import pytest
 from few_digits import flags
+from matplotlib.axes import Axes
 from matplotlib.image import imread, imsave
 
-from byol_jax.report import health, maps, tables
+from byol_jax.report import charts, health, maps, tables
 from byol_jax.report.__main__ import report
 from byol_jax.report.health import Comparison, judge
 from byol_jax.report.record import read_record
@@ -155,6 +156,36 @@ FEWSHOT = {
     },
     "method": "byol",
 }
+
+
+@pytest.mark.parametrize(("names", "stages"), [(("byol",), 3), (("a: rotation", "b: byol"), 5)])
+def test_rows_by_stage_can_be_told_apart(names, stages, monkeypatch):
+    """Fails if two rows look alike, or the numbers of many bars are written over each other."""
+    drawn = {"bar": [], "plot": [], "bar_label": []}
+
+    def spied(kind):
+        real = getattr(Axes, kind)
+
+        def spy(ax, *args, **options):
+            style = args[2] if kind == "plot" else options.get("alpha")
+            drawn[kind].append((options.get("color"), style))
+            return real(ax, *args, **options)
+
+        return spy
+
+    for kind in drawn:
+        monkeypatch.setattr(Axes, kind, spied(kind))
+    given = (*names, "untrained encoder")
+    each = (*given, *(f"{n}, global mean" for n in given))
+    rows = {n: {str(k): 10.0 * k for k in range(1, stages + 1)} for n in each}
+    charts.stages("stages", rows)
+    many = len(names) > 1
+    looks = drawn["plot" if many else "bar"]
+    assert len(looks) == 2 * len(rows)  # light and dark
+    for theme in (looks[: len(rows)], looks[len(rows) :]):
+        assert len(set(theme)) == len(rows)
+    assert len(drawn["bar" if many else "plot"]) == 0
+    assert len(drawn["bar_label"]) == (0 if many else len(looks))
 
 
 def test_the_page_holds_the_figures_of_the_files(tmp_path):

@@ -19,6 +19,8 @@ COLOURS = {
     "light": ("#0072b2", "#d55e00", "#009e73", "#b0558b", "#8a6d00", "#3a8fc0", "#555555"),
     "dark": ("#56b4e9", "#ff9d5c", "#2bc496", "#e59ac2", "#f0e442", "#9aa5ff", "#bbbbbb"),
 }
+UNTRAINED = "untrained"  # in the names of such rows
+_MOST_BARS = 12  # the numbers above more of them would overlap
 STYLES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
 
 
@@ -198,25 +200,37 @@ def plain_text(text: str) -> str:
 
 
 def stages(name: str, rows: Mapping[str, Mapping[str, Any]]) -> Chart:
-    """Top-1 (or mAP) by stage of the encoder, as bars beside those of the untrained one."""
+    """Top-1 (or mAP) by stage of the encoder, beside the untrained one: bars, or lines if many."""
     labels = sorted({s for row in rows.values() for s in row}, key=lambda s: (len(s), s))
+    found = {row: np.array([_number(v.get(s)) for s in labels]) for row, v in rows.items()}
+    at = np.arange(len(labels))
+    few = len(rows) * len(labels) <= _MOST_BARS
 
     def draw(figure: Any, colours: Sequence[str]) -> None:
         ax, width = figure.subplots(), 0.8 / max(len(rows), 1)
-        for i, (row, values) in enumerate(rows.items()):
-            heights = np.array([_number(values.get(s)) for s in labels])
-            x = np.arange(len(labels)) + (i - (len(rows) - 1) / 2) * width
-            bars = ax.bar(
-                x,
-                np.nan_to_num(heights),
-                width,
-                label=plain_text(row),
-                color=colours[(6, 0, 1, 2)[i % 4]],
-            )
-            ax.bar_label(bars, fmt="%.1f", fontsize=8)
-        ax.set_xticks(np.arange(len(labels)), [f"stage {plain_text(s)}" for s in labels])
-        ax.set(ylabel="%", ylim=(0, 112))
+        seen = {True: 0, False: 0}
+        for i, (row, values) in enumerate(found.items()):
+            untrained = UNTRAINED in row
+            turn, label = seen[untrained], plain_text(row)
+            seen[untrained] += 1
+            colour = colours[6 if untrained else turn % 6]
+            if few:
+                x = at + (i - (len(rows) - 1) / 2) * width
+                pale = 0.5 if untrained and turn else 1.0
+                heights = np.nan_to_num(values)
+                bars = ax.bar(x, heights, width, label=label, color=colour, alpha=pale)
+                ax.bar_label(bars, fmt="%.1f", fontsize=8)
+            else:
+                style = STYLES[(1 + turn % 2) if untrained else turn // 6 % 3]
+                ax.plot(at, values, style, label=label, color=colour, marker="o", markersize=4)
+        ax.set_xticks(at, [f"stage {plain_text(s)}" for s in labels])
+        ax.set_ylabel("%")
+        if few:
+            ax.set_ylim(0, 112)
+        else:
+            ax.grid(alpha=0.6)
         figure.legend(fontsize=8, ncols=2, loc="outside lower center")
 
     title = "By stage of the encoder, %"
-    return chart(name, title, title, (4.6, 3.2), draw)
+    height = 3.2 if few else 3.2 + 0.1 * len(rows)  # the legend of many is longer
+    return chart(name, title, title, (4.6, height), draw)

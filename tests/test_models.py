@@ -509,7 +509,7 @@ def test_config_builds_the_same_encoder_again():
     ("arguments", "message"),
     [
         ({"name": "tiny", "stages": 7}, r"tiny\.stages is 7; expected 3 to 6"),
-        ({"name": "resnet18", "stages": 4}, r"stages is 4, but 'resnet18' has four; set it to 3"),
+        ({"name": "resnet18", "stages": 4}, r"stages is 4, but 'resnet18' always has four"),
         ({"name": "resnet19"}, "encoder.name is 'resnet19'; expected one of tiny, resnet18"),
         ({"stem": "mnist"}, "encoder.stem is 'mnist'"),
         ({"padding": "valid"}, "encoder.padding is 'valid'; expected one of torch, same"),

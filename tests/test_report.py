@@ -158,7 +158,10 @@ FEWSHOT = {
 }
 
 
-@pytest.mark.parametrize(("names", "stages"), [(("byol",), 3), (("a: rotation", "b: byol"), 5)])
+GREYS = {colours[6] for colours in charts.COLOURS.values()}
+
+
+@pytest.mark.parametrize(("names", "stages"), [((), 3), (("rotation", "byol", "untrained-x"), 5)])
 def test_rows_by_stage_can_be_told_apart(names, stages, monkeypatch):
     """Fails if two rows look alike, or the numbers of many bars are written over each other."""
     drawn = {"bar": [], "plot": [], "bar_label": []}
@@ -168,22 +171,25 @@ def test_rows_by_stage_can_be_told_apart(names, stages, monkeypatch):
 
         def spy(ax, *args, **options):
             style = args[2] if kind == "plot" else options.get("alpha")
-            drawn[kind].append((options.get("color"), style))
+            drawn[kind].append((options.get("color"), style, options.get("marker")))
             return real(ax, *args, **options)
 
         return spy
 
     for kind in drawn:
         monkeypatch.setattr(Axes, kind, spied(kind))
-    given = (*names, "untrained encoder")
+    own = ("byol", "untrained encoder")
+    given = [f"{run}: {n}" for run in names for n in own] or own
     each = (*given, *(f"{n}, global mean" for n in given))
     rows = {n: {str(k): 10.0 * k for k in range(1, stages + 1)} for n in each}
     charts.stages("stages", rows)
-    many = len(names) > 1
+    many = bool(names)
     looks = drawn["plot" if many else "bar"]
     assert len(looks) == 2 * len(rows)  # light and dark
     for theme in (looks[: len(rows)], looks[len(rows) :]):
         assert len(set(theme)) == len(rows)
+        grey = [name for name, look in zip(rows, theme, strict=True) if look[0] in GREYS]
+        assert grey == [name for name in rows if "untrained encoder" in name]
     assert len(drawn["bar" if many else "plot"]) == 0
     assert len(drawn["bar_label"]) == (0 if many else len(looks))
 

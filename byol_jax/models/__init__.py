@@ -175,7 +175,7 @@ def make_conv(
         module, dim = Tiny(width, stages, spec, output_stride), round(128 * width)
     else:
         if stages != 3:
-            raise ValueError(f"tiny.stages is {stages}, but {name!r} has four; set it to 3.")
+            raise ValueError(f"stages is {stages}, but {name!r} always has four; leave it at 3.")
         if space_to_depth and stem != "imagenet":
             raise ValueError(f"encoder.stem {stem!r} has no 7x7 convolution for space_to_depth.")
         if space_to_depth and sk_ratio:

@@ -19,7 +19,7 @@ COLOURS = {
     "light": ("#0072b2", "#d55e00", "#009e73", "#b0558b", "#8a6d00", "#3a8fc0", "#555555"),
     "dark": ("#56b4e9", "#ff9d5c", "#2bc496", "#e59ac2", "#f0e442", "#9aa5ff", "#bbbbbb"),
 }
-UNTRAINED = "untrained"  # in the names of such rows
+MARKERS = "osD^vPX"  # of untrained encoders, which are all grey
 _MOST_BARS = 12  # the numbers above more of them would overlap
 STYLES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
 
@@ -210,19 +210,21 @@ def stages(name: str, rows: Mapping[str, Mapping[str, Any]]) -> Chart:
         ax, width = figure.subplots(), 0.8 / max(len(rows), 1)
         seen = {True: 0, False: 0}
         for i, (row, values) in enumerate(found.items()):
-            untrained = UNTRAINED in row
+            untrained = row.rpartition(": ")[2].startswith("untrained")  # a run may be called so
             turn, label = seen[untrained], plain_text(row)
             seen[untrained] += 1
             colour = colours[6 if untrained else turn % 6]
             if few:
                 x = at + (i - (len(rows) - 1) / 2) * width
-                pale = 0.5 if untrained and turn else 1.0
+                pale = 0.6**turn if untrained else 1.0
                 heights = np.nan_to_num(values)
                 bars = ax.bar(x, heights, width, label=label, color=colour, alpha=pale)
                 ax.bar_label(bars, fmt="%.1f", fontsize=8)
             else:
                 style = STYLES[(1 + turn % 2) if untrained else turn // 6 % 3]
-                ax.plot(at, values, style, label=label, color=colour, marker="o", markersize=4)
+                marker = MARKERS[turn % len(MARKERS) if untrained else 0]
+                look = {"color": colour, "marker": marker, "markersize": 4}
+                ax.plot(at, values, style, label=label, **look)
         ax.set_xticks(at, [f"stage {plain_text(s)}" for s in labels])
         ax.set_ylabel("%")
         if few:
